@@ -1,0 +1,141 @@
+"""What a backend needs from a hypervisor, as narrow interfaces.
+
+Two implementations stand behind them: `xen.linux` (Xen's device nodes) and `xen.emulated` (a whole Xen host
+in memory). Nothing above `xen/` imports either of them; `cli/` and `daemon/` choose one and pass it down.
+
+All refusals are `HypervisorError` with the errno that the real interface gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from xenvirtio.ids import DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
+
+
+@runtime_checkable
+class Mapping(Protocol):
+    """Host memory that shows guest (or hypervisor) pages, contiguous, until `close`.
+
+    `address` is a plain integer: whoever keeps it past `close` reads freed memory, so the owner of a mapping
+    stops everything that uses the address first. `close` may be called twice.
+    """
+
+    @property
+    def address(self) -> int: ...
+    @property
+    def length_bytes(self) -> int: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Mapping: ...
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class EventChannels(Protocol):
+    """One open /dev/xen/evtchn: event channels that arrive as a readable file descriptor.
+
+    A port read from it stays masked until `unmask`; an event that is read but never written back silences that
+    port for good. Binding an interdomain port makes it pending at once, so the first event is usually spurious.
+    """
+
+    def fileno(self) -> int:
+        """A descriptor for poll: readable while a port is pending."""
+        ...
+
+    def bind_interdomain(self, domid: DomId, remote_port: RemotePort) -> EventPort: ...
+    def bind_unbound(self, domid: DomId) -> EventPort: ...
+    def unbind(self, port: EventPort) -> None: ...
+    def notify(self, port: EventPort) -> None: ...
+
+    def read(self) -> list[EventPort]:
+        """Take the pending ports, without blocking; each is masked now."""
+        ...
+
+    def unmask(self, ports: Iterable[EventPort]) -> None:
+        """Write ports back so that their next event is delivered."""
+        ...
+
+    def close(self) -> None:
+        """Unbind every port of this descriptor."""
+        ...
+
+
+class DeviceModel(Protocol):
+    """Device-model operations on one guest (privcmd DM_OP), restricted to that guest where the kernel can.
+
+    Source: xen/include/public/hvm/dm_op.h.
+    """
+
+    @property
+    def domid(self) -> DomId: ...
+
+    def nr_vcpus(self) -> int: ...
+    def create_ioreq_server(self) -> ServerId: ...
+    def map_io_range(self, server: ServerId, start: int, end: int) -> None:
+        """Claim guest-physical [start, end], end inclusive, for `server`."""
+        ...
+
+    def unmap_io_range(self, server: ServerId, start: int, end: int) -> None: ...
+    def set_server_state(self, server: ServerId, *, enabled: bool) -> None: ...
+    def destroy_ioreq_server(self, server: ServerId) -> None: ...
+    def map_ioreq_page(self, server: ServerId) -> Mapping:
+        """Map the synchronous page: one 32-byte slot per vCPU. May be mapped again by a later process."""
+        ...
+
+    def set_irq_level(self, irq: Spi, level: int) -> None: ...
+    def open_irqfd(self, irq: Spi) -> int | None:
+        """An eventfd whose every write raises `irq`, or None where the kernel has no privcmd irqfd.
+
+        The caller owns the descriptor; closing it removes the binding.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class ForeignMemory(Protocol):
+    """Mapping another domain's pages by frame number; needs privilege over that domain."""
+
+    def map_frames(self, domid: DomId, frames: Sequence[Gfn], *, writable: bool) -> tuple[Mapping, list[int]]:
+        """Map `frames` side by side; per frame 0 or a negative errno says whether it is really there.
+
+        A frame that failed leaves a hole that must not be touched.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Grants(Protocol):
+    """One open /dev/xen/gntdev."""
+
+    def map(self, domid: DomId, references: Sequence[GrantRef], *, writable: bool) -> Mapping:
+        """Map granted pages side by side; any bad reference fails the whole call with EINVAL."""
+        ...
+
+    def copy(self, segments_address: int, count: int) -> None:
+        """Run `count` copy segments lying at `segments_address`; each receives its own status.
+
+        A segment is 24 bytes: source (virtual address u64, or reference u32, offset u16, domid u16), destination
+        (the same), length u16, flags u16 (1 source is a reference, 2 destination is), status s16 (out), pad u16.
+        A malformed segment fails the whole call with EINVAL and then no status is valid.
+
+        Source: Linux include/uapi/xen/gntdev.h, struct gntdev_grant_copy_segment.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the node; every mapping made through it goes with it."""
+        ...
+
+
+class Hypervisor(Protocol):
+    """How a backend process opens what it needs; each call opens descriptors of its own."""
+
+    def open_event_channels(self, domid: DomId | None = None) -> EventChannels:
+        """Open event channels; with `domid`, later binds are restricted to that domain where possible."""
+        ...
+
+    def open_device_model(self, domid: DomId) -> DeviceModel: ...
+    def open_foreign_memory(self, domid: DomId) -> ForeignMemory: ...
+    def open_grants(self) -> Grants: ...
