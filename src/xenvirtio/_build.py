@@ -9,6 +9,9 @@ ENGINE_MODULES: tuple[str, ...] = (
     "xenvirtio.virtqueue.batch",
     "xenvirtio.virtqueue.split",
     "xenvirtio.virtqueue.driver",
+    "xenvirtio.virtio.queue_runner",
+    "xenvirtio.ioreq.pump",
+    "xenvirtio.devices.block.engine",
 )
 """Each has a `.pxd` beside it with its C types. Interpreted, every one of them runs unchanged."""
 

@@ -41,3 +41,13 @@ def compiled_modules() -> list[str]:
 
 def _is_source(module: ModuleType) -> bool:
     return str(getattr(module, "__file__", "")).endswith(".py")
+
+
+def describe_engine() -> str:
+    """Say in a few words how the engine runs, for --version, logs and `doctor`."""
+    compiled = len(compiled_modules())
+    if compiled == len(ENGINE_MODULES):
+        return "compiled engine"
+    if compiled == 0:
+        return "interpreted engine (correct but slow)"
+    return f"partly compiled engine ({compiled} of {len(ENGINE_MODULES)} modules)"

@@ -7,6 +7,7 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <fcntl.h>
+    #include <poll.h>
     #include <stdint.h>
     #include <string.h>
     #include <sys/ioctl.h>
@@ -38,6 +39,12 @@ cdef extern from *:
     static inline long xv_read(int fd, size_t a, size_t n) { XV_UNLOCKED(read(fd, (void *)a, n)) }
     static inline long xv_write(int fd, size_t a, size_t n) { XV_UNLOCKED(write(fd, (const void *)a, n)) }
     static inline long xv_ioctl(int fd, unsigned long r, size_t a) { XV_UNLOCKED(ioctl(fd, r, (void *)a)) }
+    static inline int xv_wait_readable(int a, int b, int timeout) {
+        struct pollfd fds[2] = {{a, POLLIN, 0}, {b, POLLIN, 0}};
+        int result, error;
+        Py_BEGIN_ALLOW_THREADS result = poll(fds, 2, timeout); error = errno; Py_END_ALLOW_THREADS
+        return result < 0 ? -error : (fds[0].revents ? 1 : 0) | (fds[1].revents ? 2 : 0);
+    }
     """
     unsigned char load_u8 "xv_load_u8"(size_t address) noexcept nogil
     unsigned short load_u16 "xv_load_u16"(size_t address) noexcept nogil
@@ -59,3 +66,4 @@ cdef extern from *:
     long read "xv_read"(int fd, size_t address, size_t length_bytes) noexcept
     long write "xv_write"(int fd, size_t address, size_t length_bytes) noexcept
     long ioctl "xv_ioctl"(int fd, unsigned long request, size_t address) noexcept
+    int wait_readable "xv_wait_readable"(int first_fd, int second_fd, int timeout_ms) noexcept

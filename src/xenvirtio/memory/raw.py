@@ -27,6 +27,7 @@ _libc.read.restype = ctypes.c_ssize_t
 _libc.read.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t]
 _libc.write.restype = ctypes.c_ssize_t
 _libc.write.argtypes = [ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t]
+_libc.poll.argtypes = [ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int]
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_size_t]
 
 _fence_lock = threading.Lock()
@@ -129,3 +130,19 @@ def write(fd: int, address: int, length_bytes: int) -> int:
 def ioctl(fd: int, request: int, address: int) -> int:
     result: int = _libc.ioctl(fd, request, address)
     return result if result >= 0 else -ctypes.get_errno()
+
+
+class _PollFd(ctypes.Structure):
+    _fields_ = [("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short)]
+
+
+def wait_readable(first_fd: int, second_fd: int, timeout_ms: int) -> int:
+    """Wait until one of two descriptors can be read or has failed; -1 stands for no descriptor or no timeout.
+
+    Returns bit 0 for the first, bit 1 for the second, 0 after the timeout, or -errno.
+    """
+    entries = (_PollFd * 2)(_PollFd(first_fd, 1, 0), _PollFd(second_fd, 1, 0))
+    result: int = _libc.poll(ctypes.addressof(entries), 2, timeout_ms)
+    if result < 0:
+        return -ctypes.get_errno()
+    return (1 if entries[0].revents else 0) | (2 if entries[1].revents else 0)

@@ -18,8 +18,8 @@ class TransferList:
 
     def __init__(self, capacity: int = 64) -> None:
         self.count = 0
-        self.capacity = capacity
-        self._allocate(capacity)
+        self.capacity = max(capacity, 1)  # it grows by doubling
+        self._allocate(self.capacity)
 
     def _allocate(self, capacity: int) -> None:
         self.guest = memoryview(array("Q", bytes(8 * capacity)))

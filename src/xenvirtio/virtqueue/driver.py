@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xenvirtio.errors import PeerProtocolError, UsageError
-from xenvirtio.virtqueue.layout import avail_bytes, desc_bytes, used_bytes
+from xenvirtio.virtqueue.layout import QUEUE_SIZE_MAX, avail_bytes, desc_bytes, used_bytes
 
 try:
     import cython
@@ -33,6 +33,10 @@ class DriverQueue:
     """The driver's half of one split queue over zeroed ring memory at `desc`, `avail`, `used` (host addresses)."""
 
     def __init__(self, size: int, desc: int, avail: int, used: int, *, event_index: bool = False) -> None:
+        if size <= 0 or size & (size - 1) or size > QUEUE_SIZE_MAX:
+            raise UsageError(f"split queue of {size} entries")
+        if desc % 16 or avail % 2 or used % 4:
+            raise UsageError("ring areas not aligned to 16, 2 and 4 bytes")
         self.size = size
         self._desc = desc
         self._avail = avail
@@ -73,6 +77,8 @@ class DriverQueue:
         """Write the chain into an indirect table at `table_host` (`table_dma` to the device) and offer that."""
         buffers = [(address, length, 0) for address, length in readable]
         buffers += [(address, length, 2) for address, length in writable]
+        if not buffers:
+            raise UsageError("a chain without buffers")
         for position, (address, length, flags) in enumerate(buffers):
             entry = table_host + 16 * position
             last = position == len(buffers) - 1
@@ -80,7 +86,9 @@ class DriverQueue:
         return self._offer([(table_dma, 16 * len(buffers), 4)], token)
 
     def _offer(self, buffers: list[tuple[int, int, int]], token: object) -> int:
-        if len(self._free) < len(buffers) or not buffers:
+        if not buffers:
+            raise UsageError("a chain without buffers")
+        if len(self._free) < len(buffers):
             raise QueueFullError(f"{len(buffers)} descriptors wanted, {len(self._free)} free")
         indices = [self._free.pop() for _ in buffers]
         for position, (address, length, flags) in enumerate(buffers):
@@ -137,7 +145,7 @@ class DriverQueue:
     def enable_interrupts(self, enabled: bool = True) -> bool:
         """Ask for (or against) used-buffer notifications; return True when used chains wait already."""
         if self._event_index:
-            # half the ring behind is never reached: the closest to "off" that EVENT_IDX has
+            # an index just passed comes again after 65535 entries: the closest to "off" that EVENT_IDX has
             event = self._last_used if enabled else (self._last_used - 1) & 0xFFFF
             store_u16(self._avail + 4 + 2 * self.size, event)
         else:

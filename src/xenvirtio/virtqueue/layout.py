@@ -18,6 +18,10 @@ USED_F_NO_NOTIFY = 1
 QUEUE_SIZE_MAX = 32768
 """2.7: the largest queue size of a split virtqueue."""
 
+INDIRECT_MAX = 1024
+"""Longest indirect table taken, in descriptors. 2.7.5.3.1 allows the queue size; drivers with small queues are known
+to exceed that, and without any bound one chain could make us copy 64 GiB of descriptors."""
+
 
 def desc_bytes(queue_size: int) -> int:
     """Bytes of the descriptor area."""

@@ -5,7 +5,7 @@ from xenvirtio.memory.raw cimport fence, load_u16, load_u32, load_u64, store_u16
 from xenvirtio.memory.transfer cimport TransferList
 from xenvirtio.virtqueue.batch cimport ChainBatch
 
-cdef unsigned int DESCRIPTOR_BYTES, INDIRECT_MAX
+cdef unsigned int DESCRIPTOR_BYTES
 cdef unsigned short DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, NO_NOTIFICATION
 
 
@@ -14,6 +14,7 @@ cdef class SplitQueue:
     cdef public unsigned int size
     cdef public unsigned int queue_index
     cdef unsigned int _mask
+    cdef unsigned int _indirect_max
     cdef size_t _desc
     cdef size_t _avail
     cdef size_t _used
@@ -28,7 +29,8 @@ cdef class SplitQueue:
     cdef size_t _table_base
     cpdef void resume(self)
     cpdef bint has_available(self)
-    @cython.locals(available=cython.uint, reserved=cython.uint)
+    @cython.locals(available=cython.uint, reserved=cython.uint, first=cython.uint, tables=cython.uint,
+                   promised=cython.uint)
     cpdef unsigned int take(self, ChainBatch batch) except? 0xffffffff
     @cython.locals(head=cython.uint, index=cython.uint, entry=cython.size_t, address=cython.ulonglong,
                    length=cython.uint, flags=cython.ushort)

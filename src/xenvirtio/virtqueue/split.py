@@ -16,6 +16,7 @@ from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.memory.transfer import TransferList
 from xenvirtio.virtqueue.batch import ChainBatch
+from xenvirtio.virtqueue.layout import INDIRECT_MAX
 
 try:
     import cython
@@ -31,15 +32,14 @@ DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
 NO_NOTIFICATION = 1
 
-INDIRECT_MAX = 1024
-"""Longest indirect table taken, in descriptors. 2.7.5.3.1 allows the queue size; drivers with small queues are known
-to exceed that, and without any bound one chain could make us copy 64 GiB of descriptors."""
-
 
 class SplitQueue:
     """One running queue: its three areas mapped at host addresses, `size` a power of two up to 32768.
 
     The mappings must outlive the object. `memory` is only asked for indirect tables.
+
+    Raises:
+        GuestError: the driver placed an area across its alignment (16, 2 and 4 bytes; VIRTIO 1.4, 2.7).
     """
 
     def __init__(
@@ -56,9 +56,13 @@ class SplitQueue:
     ) -> None:
         if size == 0 or size & (size - 1) or size > 32768:
             raise UsageError(f"split queue of {size} entries")
+        if desc % 16 or avail % 2 or used % 4:
+            # not a nicety: an acquire load across its alignment is SIGBUS on arm64, for the whole process
+            raise GuestError("ring areas not aligned to 16, 2 and 4 bytes", queue_index=queue_index)
         self.size = size
         self.queue_index = queue_index
         self._mask = size - 1
+        self._indirect_max = INDIRECT_MAX
         self._desc = desc
         self._avail = avail
         self._used = used
@@ -76,6 +80,7 @@ class SplitQueue:
         """Go on where a predecessor stopped: everything after used.idx is taken (again).
 
         Right because chains complete in order and block requests are idempotent until the driver sees them used.
+        The predecessor may have died between used.idx and its notification: the caller notifies the driver once.
         """
         self.used_index = load_u16(self._used + 2)
         self.published = self.used_index
@@ -99,11 +104,19 @@ class SplitQueue:
         available = (load_u16(self._avail + 2) - self.last_avail) & 0xFFFF
         if available > self.size:
             raise GuestError(f"avail index is {available} ahead of a queue of {self.size}", queue_index=self.queue_index)
-        reserved = 0  # segments promised to indirect tables found so far
+        reserved = 0  # segments promised to the chains with indirect tables found so far
         while available and batch.count < batch.chain_capacity:
-            if batch.segments + reserved + self.size + INDIRECT_MAX > batch.segment_capacity and batch.count:
+            if batch.count and batch.segments + reserved + self.size > batch.segment_capacity:
                 break
-            reserved += self._take_chain(batch, batch.count)
+            first = batch.segments
+            tables = self._tables.count
+            promised = self._take_chain(batch, batch.count)
+            if batch.count and batch.segments + reserved + promised > batch.segment_capacity:
+                # its table does not fit any more: forget the chain, the next batch reads it anew
+                batch.segments = first
+                self._tables.count = tables
+                break
+            reserved += promised
             batch.count += 1
             self.last_avail = (self.last_avail + 1) & 0xFFFF
             available -= 1
@@ -112,7 +125,7 @@ class SplitQueue:
         return batch.count
 
     def _take_chain(self, batch: ChainBatch, chain: int) -> int:
-        """Walk the ring descriptors of the next chain; return how many segments an indirect table may add."""
+        """Walk the ring descriptors of the next chain; return how many segments `_append_table` may add for it."""
         head = load_u16(self._avail + 4 + 2 * (self.last_avail & self._mask))
         batch.head[chain] = head
         batch.first[chain] = batch.segments
@@ -130,7 +143,8 @@ class SplitQueue:
             length = load_u32(entry + 8)
             flags = load_u16(entry + 12)
             if flags & DESC_F_INDIRECT:
-                return self._note_table(chain, index, address, length, flags)
+                # what came before the table is copied behind it, so it needs its room twice
+                return batch.segment_count[chain] + self._note_table(chain, index, address, length, flags)
             self._add(batch, chain, index, address, length, flags)
             if not flags & DESC_F_NEXT:
                 return 0
@@ -164,7 +178,7 @@ class SplitQueue:
                 "indirect table without the feature", queue_index=self.queue_index, descriptor_index=index
             )
         entries = length // DESCRIPTOR_BYTES
-        if flags & DESC_F_NEXT or entries == 0 or entries > INDIRECT_MAX or length % DESCRIPTOR_BYTES:
+        if flags & DESC_F_NEXT or entries == 0 or entries > self._indirect_max or length % DESCRIPTOR_BYTES:
             raise GuestError("malformed indirect table", queue_index=self.queue_index, descriptor_index=index)
         # the host address is filled in by _take_tables, once the sum of all lengths is known; it carries the chain here
         self._tables.add(address, chain, length, False)
@@ -253,9 +267,8 @@ class SplitQueue:
 
         Source: VIRTIO 1.4, 2.7.10 (avail_event) and 2.7.13.4.1 (the race this closes).
         """
+        store_u16(self._used, 0)  # with EVENT_IDX too: a predecessor or the driver may have left something else
         if self._event_index:
             store_u16(self._used + 4 + 8 * self.size, self.last_avail)
-        else:
-            store_u16(self._used, 0)
         fence()
         return self.has_available()

@@ -1,0 +1,248 @@
+"""`xenvirtio lab`: real Xen under QEMU on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from xenvirtio.errors import UsageError, XenvirtioError
+
+if TYPE_CHECKING:
+    from xenvirtio.lab.machine import Machine, MachineOptions
+
+_DESCRIPTION = """\
+Real Xen on this machine, without Xen, KVM or root.
+
+QEMU emulates an Arm machine; Xen 4.20 with IOREQ servers, a Linux dom0 and Linux guests run on it, all built
+from Debian's packages and kept in the cache folder ($XDG_CACHE_HOME/xenvirtio). dom0 has this working tree's
+package in /opt/xenvirtio, its engine compiled. Nothing that a run writes to its disks is kept.
+"""
+
+_EXAMPLES = """\
+examples:
+  xenvirtio lab build             build what is missing: 10 to 15 minutes the first time
+  xenvirtio lab up                boot; the machine goes on in the background
+  xenvirtio lab shell             a root shell in dom0; Ctrl-] leaves it
+  xenvirtio lab run 'xl list'     one command in dom0, its output and exit status
+  xenvirtio lab test --only ext4 --mode grant
+  xenvirtio lab down
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `lab` with its subcommands; each sets `run`, a function from the arguments to an exit status."""
+    parser = subparsers.add_parser(
+        "lab",
+        help="boot real Xen in QEMU on this machine and test against it",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+
+    build = actions.add_parser(
+        "build",
+        help="download and build Xen, Linux and the roots",
+        description="Builds what is missing in the cache; does nothing when all is there. Missing programs of this"
+        " machine are named together with their Debian packages.",
+    )
+    build.add_argument(
+        "--install-tools", action="store_true", help="apt-get install missing programs first (needs root)"
+    )
+    build.set_defaults(run=_build)
+
+    up = actions.add_parser(
+        "up", help="boot the machine and leave it running", description="Builds what is missing, boots, waits for dom0."
+    )
+    _add_size(up)
+    up.set_defaults(run=_up)
+
+    shell = actions.add_parser(
+        "shell",
+        help="dom0's shell on the serial console",
+        description="Connects this terminal to the serial console; Ctrl-] leaves it, the machine goes on.",
+    )
+    shell.set_defaults(run=_shell)
+
+    run = actions.add_parser(
+        "run", help="run one command in dom0", description="Prints the command's output and ends with its exit status."
+    )
+    run.add_argument("command", help="a shell command, in quotes")
+    run.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="kill it after that (default: 600)")
+    run.set_defaults(run=_run)
+
+    test = actions.add_parser(
+        "test",
+        help="play the scenarios on real Xen",
+        description="Plays scenarios on the running machine, or on one booted for them. Exit status 0 when all pass.",
+    )
+    test.add_argument("--list", action="store_true", help="list the scenarios and end")
+    test.add_argument("--only", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    test.add_argument("--mode", choices=("foreign", "grant"), help="only this memory mode (default: all that apply)")
+    _add_format(test)
+    test.set_defaults(run=_test)
+
+    bench = actions.add_parser(
+        "bench", help="measure on real Xen", description="Measures on real Xen in both memory modes."
+    )
+    _add_format(bench)
+    bench.set_defaults(run=_bench)
+
+    down = actions.add_parser("down", help="switch the machine off", description="Switches the running machine off.")
+    down.set_defaults(run=_down)
+
+    clean = actions.add_parser(
+        "clean",
+        help="empty the cache",
+        description="Stops the machine and removes everything that was built; --all also what was downloaded.",
+    )
+    clean.add_argument("--all", action="store_true", help="remove downloads as well")
+    clean.set_defaults(run=_clean)
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="json: one object on standard output"
+    )
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", type=int, default=3072, metavar="MIB", help="of the whole machine (default: 3072)")
+    parser.add_argument("--xen-args", default="", metavar="TEXT", help="added to Xen's command line")
+    parser.add_argument("--dom0-args", default="", metavar="TEXT", help="added to dom0's kernel command line")
+
+
+def _progress(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab.build import build_all
+    from xenvirtio.lab.host_tools import install_host_tools
+
+    if arguments.install_tools:
+        install_host_tools(_progress)
+    build_all(_progress)
+    return 0
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab.machine import MachineOptions
+
+    _boot(
+        MachineOptions(
+            memory_mib=arguments.memory, xen_arguments=arguments.xen_args, linux_arguments=arguments.dom0_args
+        )
+    ).close()
+    _progress("dom0 is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
+    return 0
+
+
+def _boot(options: MachineOptions | None = None) -> Machine:
+    from xenvirtio.lab import machine
+    from xenvirtio.lab.build import build_all
+
+    images = build_all(_progress)
+    started = time.monotonic()
+    _progress("booting")
+    running = machine.start(images, options=options)
+    try:
+        running.wait_until_up()
+    except XenvirtioError:
+        running.stop()
+        raise
+    _progress(f"booted in {time.monotonic() - started:.0f} s")
+    return running
+
+
+def _running() -> Machine:
+    from xenvirtio.lab import machine
+
+    found = machine.find()
+    if found is None:
+        raise UsageError("no lab machine runs; start one with 'xenvirtio lab up'")
+    return found
+
+
+def _shell(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab.console import attach_terminal
+
+    _progress("serial console of dom0; Ctrl-] leaves it")
+    attach_terminal(_running().serial_path)
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    running = _running()
+    try:
+        result = running.dom0().run(arguments.command, arguments.timeout, check=False)
+    finally:
+        running.close()
+    sys.stdout.write(result.output)
+    return result.status if result.status >= 0 else 128 - result.status
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab import machine
+    from xenvirtio.lab.scenarios.registry import Stage, play, select
+    from xenvirtio.lab.toolstack import Toolstack
+
+    chosen = select(arguments.only)
+    if arguments.list:
+        for scenario in chosen:
+            modes = ", ".join(mode.name.lower() for mode in scenario.modes)
+            print(f"{scenario.name:<20} {scenario.description} [{modes}]")
+        return 0
+    found = machine.find()
+    running = found or _boot()
+    reports = []
+    try:
+        dom0 = running.dom0()
+        for scenario in chosen:
+            for mode in scenario.modes:
+                if arguments.mode not in (None, mode.name.lower()):
+                    continue
+                _progress(f"{scenario.name} ({mode.name.lower()}) ...")
+                report = play(scenario, Stage(running, dom0, Toolstack(dom0), mode))
+                reports.append(report)
+                _progress(f"  {'ok' if report['ok'] else 'FAILED: ' + report['error']} in {report['seconds']} s")
+    finally:
+        running.close() if found else running.stop()
+    ok = bool(reports) and all(report["ok"] for report in reports)
+    if arguments.format == "json":
+        print(json.dumps({"ok": ok, "scenarios": reports}, indent=2))
+    else:
+        failed = sum(not report["ok"] for report in reports)
+        print(f"{len(reports) - failed} passed, {failed} failed")
+    return 0 if ok else 1
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    raise UsageError("'xenvirtio lab bench' has no measurements yet")
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab import machine
+
+    found = machine.find()
+    if found is None:
+        _progress("no lab machine runs")
+        return 0
+    found.stop()
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab.apt import drop_downloads
+    from xenvirtio.lab.paths import cache_root
+
+    _down(arguments)
+    for folder in ("artifacts", "work", "run"):
+        shutil.rmtree(cache_root() / folder, ignore_errors=True)
+    if arguments.all:
+        drop_downloads()
+    return 0

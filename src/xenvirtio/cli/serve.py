@@ -1,0 +1,121 @@
+"""`xenvirtio serve`: virtio devices for this host's guests, until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from xenvirtio import __version__
+from xenvirtio._engine_choice import describe_engine
+from xenvirtio.daemon.configuration import Configuration, load_configuration
+from xenvirtio.daemon.logs import set_up_logging
+from xenvirtio.daemon.supervisor import Supervisor
+from xenvirtio.errors import ConfigurationError
+from xenvirtio.xen.capabilities import Hypervisor
+from xenvirtio.xenstore.client import XenStoreClient
+
+log = logging.getLogger("xenvirtio.serve")
+
+DESCRIPTION = """\
+Serve virtio devices to Xen guests from this domain (dom0, or a driver domain).
+
+Guests are found in XenStore and come, go and reboot while this runs:
+  disk=["format=raw, vdev=xvda, access=rw, backendtype=standalone, specification=virtio, target=/srv/disk.img"]
+needs no configuration at all, since XenStore names the file. For
+  virtio=["type=virtio,device2, transport=mmio, grant_usage=1"]
+the configuration says what stands behind the device:
+
+  [[device]]
+  guest = "domu-*"                 # name or UUID, patterns allowed
+  type = "block"
+  resource = { file = "/srv/{guest}.img" }
+"""
+
+EPILOG = """\
+signals:
+  SIGTERM, SIGINT  finish what is under way and exit; guests keep waiting for a successor, nothing is lost
+  SIGHUP           read the configuration again and look for grown disks
+
+A process that was killed is replaced by simply starting another: it takes over the same IOREQ servers and the guests go
+on. Exit codes: 0 ended by signal, 1 failed, 2 wrong configuration.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve virtio devices to this host's guests",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("configuration", nargs="?", type=Path, help="backends.toml; without it only disk= entries are served")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text", help="default: text")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    parser.add_argument(
+        "--emulated", metavar="DIR", type=Path, help="serve an emulated Xen host whose sockets are in DIR (no Xen needed)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    set_up_logging(options.log_format, options.log_level)
+    configuration = _load(options.configuration)
+    if options.check:
+        print(f"{options.configuration or 'defaults'}: fine, {len(configuration.devices)} device entries")
+        return 0
+    with _only_one(configuration.daemon.state_dir):
+        log.info("starting", extra={"version": __version__, "engine": describe_engine()})
+        hypervisor, store = _connect(options.emulated)
+        with store:
+            supervisor = Supervisor(hypervisor, store, configuration)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: supervisor.stop())
+            signal.signal(signal.SIGHUP, lambda *_: supervisor.request_reload(lambda: _load(options.configuration)))
+            supervisor.run()
+    log.info("ended")
+    return 0
+
+
+def _load(path: Path | None) -> Configuration:
+    return Configuration() if path is None else load_configuration(path)
+
+
+def _connect(emulated: Path | None) -> tuple[Hypervisor, XenStoreClient]:
+    if emulated is not None:
+        from xenvirtio.xen.emulated import connect_emulated
+
+        return connect_emulated(emulated / "hypervisor"), XenStoreClient.at(emulated / "xenstore")
+    from xenvirtio.xen.linux.host import LinuxHypervisor
+
+    return LinuxHypervisor(), XenStoreClient()
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory: two backends answering one guest's accesses would corrupt both.
+
+    Raises:
+        ConfigurationError: it cannot be used, or another process holds it.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(str(state_dir), error.strerror or str(error), "set [daemon] state_dir") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigurationError(str(state_dir), "another xenvirtio serve is running here") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""Turns what XenStore and the configuration say of a device into the device itself. The one place that knows them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from xenvirtio.daemon.configuration import Configuration, DeviceSettings
+from xenvirtio.daemon.entries import BackendEntry
+from xenvirtio.daemon.guest import GuestIdentity
+from xenvirtio.devices.block.device import BlockDevice
+from xenvirtio.errors import ConfigurationError
+from xenvirtio.resources.file import open_disk
+from xenvirtio.virtio.device import Device, DeviceType
+from xenvirtio.virtio.transports.mmio import TRANSPORT_FEATURES
+
+
+class DeviceFactory:
+    """Plans devices by configuration; a plan opens its resource only when it is made."""
+
+    @dataclass(frozen=True, slots=True)
+    class Plan:
+        make: Callable[[], Device]
+        transport_features: int
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+
+    def plan(self, identity: GuestIdentity, entry: BackendEntry) -> Plan | None:
+        """Return how to make the device, or None when another backend is meant to serve it.
+
+        Raises:
+            ConfigurationError: nothing says what stands behind the device.
+        """
+        index = entry.path.devid if entry.path.kind == "virtio" else 0
+        settings = self._configuration.find(identity.name, identity.uuid, entry.device_type, index)
+        if entry.path.kind == "virtio_disk":
+            if not self._configuration.daemon.serve_disks:
+                return None
+            return self._block_plan(self._disk_path(identity, entry, settings), entry.read_only, settings)
+        if entry.device_type != DeviceType.BLOCK or settings is None:
+            raise ConfigurationError(
+                str(entry.path),
+                f"no [[device]] entry for {entry.device_type.name.lower()} in guest {identity}",
+                "add one to the configuration and send SIGHUP",
+            )
+        path = settings.resource.path_for(identity.name)
+        return self._block_plan(path, entry.read_only or settings.resource.read_only, settings)
+
+    @staticmethod
+    def _disk_path(identity: GuestIdentity, entry: BackendEntry, settings: DeviceSettings | None) -> Path:
+        if entry.params:
+            return Path(entry.params)
+        if settings is not None:
+            return settings.resource.path_for(identity.name)
+        raise ConfigurationError(str(entry.path), "key 'params' is missing", "give the disk a target= in the guest's disk=[...]")
+
+    @staticmethod
+    def _block_plan(path: Path, read_only: bool, settings: DeviceSettings | None) -> Plan:
+        direct = settings.resource.direct if settings else False
+
+        def make() -> Device:
+            return BlockDevice(
+                open_disk(path, read_only=read_only, direct=direct),
+                serial=settings.serial if settings else "",
+                queues=settings.queues if settings else 1,
+                queue_size=settings.queue_size if settings else 256,
+            )
+
+        return DeviceFactory.Plan(make, TRANSPORT_FEATURES)

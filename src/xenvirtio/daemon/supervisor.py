@@ -1,0 +1,291 @@
+"""The long-running part of `xenvirtio serve`: follows XenStore and keeps one backend per guest in step with it.
+
+There is one path for start-up, change, restart and a XenStore that went away: list everything below the watched
+directories, compare with what runs, act on the difference. Event paths are only a hint that something changed.
+
+Backend state, as libxl sees it (reference: xen docs/misc/xenstore-paths.pandoc, tools/libs/light/libxl_device.c):
+Initialising -> (range claimed, server enabled) -> InitWait; `state`=Closing, `online`=0 or a vanished directory ->
+queues stopped, memory unmapped -> Closed, leaf removed. A guest's reboot is a new domid.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xenvirtio.daemon.configuration import Configuration
+from xenvirtio.daemon.device_factory import DeviceFactory
+from xenvirtio.daemon.entries import KINDS, BackendEntry, EntryPath, XenbusState, parse_entry
+from xenvirtio.daemon.guest import GuestBackend, GuestIdentity
+from xenvirtio.daemon.state_file import DeviceKey
+from xenvirtio.errors import ConfigurationError, XenStoreError, XenvirtioError
+from xenvirtio.ids import DomId
+from xenvirtio.xen.capabilities import Hypervisor
+from xenvirtio.xenstore.client import Operations, XenStoreClient
+
+log = logging.getLogger("xenvirtio.serve")
+
+POLL_S = 0.5
+"""Longest wait for a XenStore event before signals are looked at again."""
+
+RELEASE_DOMAIN = "@releaseDomain"
+GOING = (XenbusState.CLOSING, XenbusState.CLOSED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A backend directory as it is now."""
+
+    path: EntryPath
+    state: int
+    online: bool
+    keys: dict[str, str]
+
+    @property
+    def is_going(self) -> bool:
+        return not self.online or self.state in GOING
+
+
+class Supervisor:
+    """Serves every guest that XenStore shows, until `stop`."""
+
+    def __init__(self, hypervisor: Hypervisor, store: XenStoreClient, configuration: Configuration) -> None:
+        self._hypervisor = hypervisor
+        self._store = store
+        self._configuration = configuration
+        self._factory = DeviceFactory(configuration)
+        self._guests: dict[DomId, GuestBackend] = {}
+        self._served: dict[EntryPath, DeviceKey] = {}
+        self._complained: dict[EntryPath, str] = {}
+        self._stopping = False
+        self._reload: Callable[[], Configuration] | None = None
+        own = store.read_optional("domid")
+        self._root = f"/local/domain/{own or 0}/backend"
+
+    @property
+    def guests(self) -> list[GuestBackend]:
+        return list(self._guests.values())
+
+    def stop(self) -> None:
+        """Make `run` return soon. Safe from a signal handler."""
+        self._stopping = True
+
+    def request_reload(self, load: Callable[[], Configuration]) -> None:
+        """Re-read the configuration soon. Safe from a signal handler."""
+        self._reload = load
+
+    def run(self) -> None:
+        """Serve until `stop`; guests still alive then are left to a successor."""
+        for kind in KINDS:
+            self._store.watch(f"{self._root}/{kind}", kind)
+        self._watch_deaths()
+        self._sync_safely()
+        log.info("ready", extra={"guests": len(self._guests)})
+        try:
+            while not self._stopping:
+                if self._store.next_event(POLL_S) is not None:
+                    self._swallow_events()
+                    self._sync_safely()
+                if self._reload is not None:
+                    self._apply_reload()
+        finally:
+            for guest in self._guests.values():
+                guest.release()
+            self._guests.clear()
+
+    def _watch_deaths(self) -> None:
+        try:
+            self._store.watch(RELEASE_DOMAIN, RELEASE_DOMAIN)
+        except XenStoreError as error:
+            log.info("domain deaths are not announced to us (%s); relying on the backend directories", error)
+
+    def _swallow_events(self) -> None:
+        """One look at the store serves all events queued by now."""
+        while self._store.next_event(0) is not None:
+            pass
+
+    def _apply_reload(self) -> None:
+        load, self._reload = self._reload, None
+        assert load is not None
+        try:
+            self._configuration = load()
+        except ConfigurationError as error:
+            log.error("configuration not changed: %s", error)
+            return
+        self._factory = DeviceFactory(self._configuration)
+        self._complained.clear()
+        for guest in self._guests.values():
+            guest.refresh()
+        log.info("configuration read again")
+        self._sync_safely()
+
+    def _sync_safely(self) -> None:
+        try:
+            self.sync()
+        except XenvirtioError as error:
+            # XenStore going away and coming back is a normal event: its return fires every watch again.
+            log.warning("XenStore could not be read: %s", error)
+
+    def sync(self) -> None:
+        """Make what runs agree with what XenStore shows."""
+        found = {entry.path: entry for entry in self._find_entries()}
+        for path in list(self._served):
+            entry = found.get(path)
+            if entry is None or entry.is_going:
+                self._stop_serving(path, entry)
+        for path in [path for path in self._complained if path not in found]:
+            del self._complained[path]
+        for domid in sorted({path.domid for path in found}):
+            wanted = [entry for path, entry in found.items() if path.domid == domid and path not in self._served]
+            for entry in wanted:
+                if entry.is_going and entry.state != XenbusState.CLOSED:
+                    self._close_entry(entry.path)
+            fresh = [entry for entry in wanted if not entry.is_going]
+            if fresh:
+                self._serve_guest(domid, fresh)
+        self._reap(set(found))
+
+    def _find_entries(self) -> list[_Found]:
+        entries: list[_Found] = []
+        for kind in KINDS:
+            for domid in self._numbers(f"{self._root}/{kind}"):
+                for devid in self._numbers(f"{self._root}/{kind}/{domid}"):
+                    entry = self._read_entry(EntryPath(self._root, kind, DomId(domid), devid))
+                    if entry is not None:
+                        entries.append(entry)
+        return entries
+
+    def _numbers(self, path: str) -> list[int]:
+        try:
+            return sorted(int(name) for name in self._store.list(path) if name.isdigit())
+        except XenStoreError as error:
+            if error.name == "ENOENT":
+                return []
+            raise
+
+    def _read_entry(self, path: EntryPath) -> _Found | None:
+        """Read one directory; None when it is not complete (its `state` is written in the same transaction)."""
+        state = self._store.read_optional(f"{path}/state")
+        if state is None or not state.isdigit():
+            return None
+        keys: dict[str, str] = {}
+        for name in ("base", "irq", "type", "transport", "params", "mode", "online"):
+            value = self._store.read_optional(f"{path}/{name}")
+            if value is not None:
+                keys[name] = value
+        return _Found(path, int(state), keys.get("online", "1") != "0", keys)
+
+    def _serve_guest(self, domid: DomId, entries: list[_Found]) -> None:
+        identity = self._identify(domid)
+        devices = [(entry, parsed) for entry in entries if (parsed := self._parse(entry)) is not None]
+        plans = [(entry, parsed, settings) for entry, parsed in devices
+                 if (settings := self._settings(identity, entry, parsed)) is not None]
+        if not plans:
+            return
+        guest = self._guests.get(domid)
+        try:
+            if guest is None:
+                guest = GuestBackend(self._hypervisor, identity, self._configuration.daemon.state_dir)
+                self._guests[domid] = guest
+                log.info("guest found", extra={"guest": str(identity), "adopted": guest.adopted})
+            for entry, parsed, settings in plans:
+                self._attach(guest, entry, parsed, settings)
+            for key in guest.recorded:
+                guest.detach(key)
+            guest.start()
+        except XenvirtioError as error:
+            self._complain_once(plans[0][0].path, f"{identity}: {error}")
+            return
+        for entry, _, _ in plans:
+            if entry.path in self._served and entry.state == XenbusState.INITIALISING:
+                self._write_state(entry.path, XenbusState.INIT_WAIT)
+
+    def _attach(
+        self, guest: GuestBackend, entry: _Found, parsed: BackendEntry, settings: DeviceFactory.Plan
+    ) -> None:
+        key = DeviceKey(entry.path.kind, entry.path.devid, parsed.device_type, parsed.base, parsed.irq)
+        try:
+            device = settings.make()
+        except XenvirtioError as error:
+            self._complain_once(entry.path, str(error))
+            return
+        try:
+            guest.attach(
+                key, device, settings.transport_features, was_running=entry.state != XenbusState.INITIALISING
+            )
+        except XenvirtioError as error:
+            device.close()
+            self._complain_once(entry.path, str(error))
+            return
+        self._served[entry.path] = key
+
+    def _identify(self, domid: DomId) -> GuestIdentity:
+        home = f"/local/domain/{domid}"
+        vm = self._read_quietly(f"{home}/vm") or ""
+        return GuestIdentity(domid, self._read_quietly(f"{home}/name") or "", vm.rpartition("/")[2])
+
+    def _read_quietly(self, path: str) -> str | None:
+        try:
+            return self._store.read_optional(path)
+        except XenStoreError:
+            return None  # a driver domain may not look
+
+    def _parse(self, entry: _Found) -> BackendEntry | None:
+        try:
+            return parse_entry(entry.path, entry.keys)
+        except ConfigurationError as error:
+            self._complain_once(entry.path, str(error))
+            return None
+
+    def _settings(self, identity: GuestIdentity, entry: _Found, parsed: BackendEntry) -> DeviceFactory.Plan | None:
+        try:
+            return self._factory.plan(identity, parsed)
+        except ConfigurationError as error:
+            self._complain_once(entry.path, str(error))
+            return None
+
+    def _complain_once(self, path: EntryPath, problem: str) -> None:
+        if self._complained.get(path) != problem:
+            self._complained[path] = problem
+            log.warning("not served: %s", problem, extra={"entry": str(path)})
+
+    def _stop_serving(self, path: EntryPath, entry: _Found | None) -> None:
+        key = self._served.pop(path)
+        guest = self._guests.get(path.domid)
+        if guest is not None:
+            guest.detach(key)
+        if entry is not None:
+            self._close_entry(path)
+
+    def _close_entry(self, path: EntryPath) -> None:
+        """Say Closed and remove the leaf, as libxl waits for either."""
+        self._write_state(path, XenbusState.CLOSED)
+        try:
+            self._store.rm(str(path))
+        except XenStoreError as error:
+            log.debug("%s", error)
+
+    def _write_state(self, path: EntryPath, state: XenbusState) -> None:
+        def write(transaction: Operations) -> None:
+            if transaction.read_optional(f"{path}/state") is not None:  # never bring a removed directory back
+                transaction.write(f"{path}/state", str(int(state)))
+
+        try:
+            self._store.transact(write)
+        except XenStoreError as error:
+            log.debug("%s", error)
+
+    def _reap(self, found: set[EntryPath]) -> None:
+        """Tear down guests none of whose devices is left, or who died without a word in XenStore."""
+        for domid, guest in list(self._guests.items()):
+            shown = any(path.domid == domid for path in found)
+            if guest.attached and shown and guest.is_alive():
+                continue
+            started = time.monotonic()
+            guest.destroy()
+            del self._guests[domid]
+            for path in [path for path in self._served if path.domid == domid]:
+                del self._served[path]
+            log.info("guest gone", extra={"guest": str(guest.identity), "seconds": round(time.monotonic() - started, 3)})

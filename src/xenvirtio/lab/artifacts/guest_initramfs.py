@@ -1,0 +1,131 @@
+"""The guests' root: an initramfs of busybox, e2fsprogs and our own small programs.
+
+Its /init (guest/init) reads commands from the console and runs them, which is all that a scenario needs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from xenvirtio.errors import ResourceError
+from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.cpio import CpioWriter, read_executable
+from xenvirtio.lab.paths import artifact, key_of
+from xenvirtio.lab.process import output_of, run_logged
+
+_RECIPE = "2"
+_PACKAGES = ("busybox-static", "e2fsprogs")
+_PROGRAMS = (
+    *("usr/sbin/mke2fs", "usr/sbin/e2fsck", "usr/sbin/resize2fs", "usr/sbin/tune2fs"),
+    *("usr/sbin/dumpe2fs", "usr/sbin/debugfs"),
+)
+_OTHER_NAMES = {"mkfs.ext4": "mke2fs", "fsck.ext4": "e2fsck"}
+GUEST_FILES = Path(__file__).parent.parent / "guest"
+_LIBRARY_FOLDERS = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "usr/lib", "lib")
+
+
+def build_guest_tools() -> Path:
+    """A folder with `tools/`, the unpacked Debian programs and their libraries, laid out as in the guest."""
+    return artifact("guest-tools", key_of(_RECIPE, *_PACKAGES, *_PROGRAMS), _build_tools)
+
+
+def build_guest_programs() -> Path:
+    """A folder with our own C programs for guests, each static and named as its source without `.c`."""
+    sources = sorted(GUEST_FILES.glob("*.c"))
+    return artifact("guest-programs", key_of(_RECIPE, *(str(p.name) for p in sources), *sources), _build_programs)
+
+
+def add_guest_root(archive: CpioWriter) -> None:
+    """Put all of a guest's root into an initramfs: Debian's programs, ours, /init and its first device nodes."""
+    for folder in ("proc", "sys", "dev", "tmp", "root", "mnt", "etc"):
+        archive.folder(folder)
+    archive.character_device("dev/console", 5, 1)
+    archive.character_device("dev/null", 1, 3)
+    tools = build_guest_tools() / "tools"
+    for path in sorted(tools.rglob("*")):
+        name = str(path.relative_to(tools))
+        if path.is_symlink():
+            archive.link(name, str(path.readlink()))
+        elif path.is_file():
+            archive.file(name, path.read_bytes(), executable=True)
+    archive.link("bin/sh", "busybox")
+    for program in sorted(build_guest_programs().iterdir()):
+        archive.file(f"bin/{program.name}", program.read_bytes(), executable=True)
+    archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
+    archive.file("etc/mtab", b"")
+    archive.file("init", (GUEST_FILES / "init").read_bytes(), executable=True)
+    archive.file("shell", (GUEST_FILES / "shell").read_bytes())
+
+
+def guest_root_inputs() -> str:
+    """A hash over everything `add_guest_root` uses."""
+    return key_of(_RECIPE, *_PACKAGES, *_PROGRAMS, *sorted(GUEST_FILES.iterdir()))
+
+
+def _build_tools(result: Path, scratch: Path) -> None:
+    log = scratch / "build.log"
+    root = scratch / "root"
+    for name in ("bin", "sbin", "lib"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in open_archive().download(_PACKAGES, closure=True):
+        unpack(package, root, log)
+    tools = result / "tools"
+    (tools / "bin").mkdir(parents=True)
+    (tools / "sbin").mkdir()
+    (tools / "lib").mkdir()
+    _copy(root / "usr/bin/busybox", tools / "bin/busybox")
+    wanted = []
+    for program in _PROGRAMS:
+        _copy(root / program, tools / "sbin" / Path(program).name)
+        wanted += _needed(root / program)
+    for name, target in _OTHER_NAMES.items():
+        (tools / "sbin" / name).symlink_to(target)
+    done: set[str] = set()
+    while wanted:
+        library = wanted.pop()
+        if library in done:
+            continue
+        done.add(library)
+        found = next(
+            (root / folder / library for folder in _LIBRARY_FOLDERS if (root / folder / library).exists()), None
+        )
+        if found is None:
+            raise ResourceError(f"guest root: {library} is in none of the packages that {', '.join(_PACKAGES)} need")
+        _copy(found, tools / "lib" / library)
+        wanted += _needed(found)
+    (tools / "etc").mkdir()
+    (tools / "etc/ld.so.conf").write_text("/lib\n")
+
+
+def _needed(program: Path) -> list[str]:
+    """Libraries that an arm64 program or library asks for, its interpreter included."""
+    listing = output_of(
+        f"reading {program.name}", ["aarch64-linux-gnu-readelf", "--dynamic", "--program-headers", "--wide", program]
+    )
+    interpreter = re.findall(r"program interpreter: /lib/([^\]]+)\]", listing)
+    return [*re.findall(r"\(NEEDED\).*\[([^\]]+)\]", listing), *interpreter]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.write_bytes(read_executable(source))
+    target.chmod(0o755)
+
+
+def _build_programs(result: Path, scratch: Path) -> None:
+    for source in sorted(GUEST_FILES.glob("*.c")):
+        command: list[str | Path] = [
+            "aarch64-linux-gnu-gcc",
+            "-std=gnu11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-static",
+        ]
+        run_logged(
+            f"compiling {source.name}",
+            [*command, "-o", result / source.stem, source, "-lpthread"],
+            scratch / "build.log",
+        )

@@ -1,0 +1,70 @@
+"""dom0's root: Debian packages for arm64 unpacked into an ext4 image, without running a line of them.
+
+What `debootstrap` would have done afterwards by running package scripts is done here (links) or by
+`dom0_files/init` at boot (mounts, busybox's applets).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.artifacts.image import make_ext4
+from xenvirtio.lab.paths import artifact, key_of
+
+_RECIPE = "3"
+_PACKAGES = ("python3", "xen-utils-4.20", "xenstore-utils", "busybox-static", "e2fsprogs", "strace")
+_INIT = Path(__file__).parent.parent / "dom0_files" / "init"
+_SIZE_MIB = 6144
+"""Sparse: room for the guests' disk images of a run, which live on this root and vanish with it."""
+
+_EMPTY_FOLDERS = [
+    "proc",
+    "sys",
+    "dev",
+    "run",
+    "tmp",
+    "root",
+    "opt/xenvirtio",
+    "srv/lab",
+    "mnt",
+    "lab",
+    "var/lib/xen",
+    "var/log/xen",
+    "var/lib/xenstored",
+    "var/tmp",
+    "etc/xen",
+]
+_UNUSED = "usr/share/doc usr/share/man usr/share/locale usr/share/info usr/share/zoneinfo usr/lib/udev usr/share/perl5"
+
+
+def build_rootfs() -> Path:
+    """The image of dom0's root, `root.ext4`. What runs in it that is ours comes on images of its own."""
+    return artifact("dom0", key_of(_RECIPE, " ".join(_PACKAGES), _INIT), _build) / "root.ext4"
+
+
+def _build(result: Path, scratch: Path) -> None:
+    log = scratch / "build.log"
+    root = scratch / "root"
+    for name in ("bin", "sbin", "lib"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    for package in open_archive().download(_PACKAGES, closure=True):
+        unpack(package, root, log)
+    for unused in _UNUSED.split():
+        shutil.rmtree(root / unused, ignore_errors=True)
+    for folder in _EMPTY_FOLDERS:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    # xl waits for the console and takes its lock below /var/run: it must be the tmpfs.
+    (root / "var/run").symlink_to("/run")
+    (root / "usr/bin/sh").symlink_to("busybox")
+    (root / "etc/hostname").write_text("dom0\n")
+    (root / "etc/hosts").write_text("127.0.0.1 localhost dom0\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    (root / "etc/fstab").touch()
+    init = root / "init"
+    shutil.copy(_INIT, init)
+    init.chmod(0o755)
+    make_ext4(result / "root.ext4", root, label="dom0", size_mib=_SIZE_MIB, log=log)

@@ -1,0 +1,50 @@
+"""Builds all that a lab machine boots from, in order, saying what it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from xenvirtio.lab.artifacts.debian_kernel import build_debian_kernel
+from xenvirtio.lab.artifacts.engine import build_headers, build_package_image
+from xenvirtio.lab.artifacts.guest_initramfs import build_guest_programs, build_guest_tools
+from xenvirtio.lab.artifacts.guests import build_guests_image
+from xenvirtio.lab.artifacts.linux import build_linux
+from xenvirtio.lab.artifacts.rootfs import build_rootfs
+from xenvirtio.lab.artifacts.xen import build_xen
+from xenvirtio.lab.host_tools import check_host_tools
+from xenvirtio.lab.machine import Images
+
+STEPS: tuple[tuple[str, str, Callable[[], Path]], ...] = (
+    ("xen", "Xen with IOREQ servers (about 1 min)", build_xen),
+    ("rootfs", "dom0's root from Debian packages (about 15 s)", build_rootfs),
+    ("guest-tools", "the guests' programs from Debian packages", build_guest_tools),
+    ("guest-programs", "our own guest programs", build_guest_programs),
+    ("debian-kernel", "Debian's own arm64 kernel", build_debian_kernel),
+    ("python-headers", "Python headers for the compiled engine", build_headers),
+    ("linux", "Linux for dom0 and guests (about 8 min)", build_linux),
+    ("guests", "the guests' image", build_guests_image),
+    ("package", "this working tree's package, its engine compiled", build_package_image),
+)
+"""Name, what it is, and the function; what is cheap and may fail comes before what takes minutes."""
+
+
+def build_all(progress: Callable[[str], None]) -> Images:
+    """Build what is missing, one line of `progress` before each step and one with its time after.
+
+    Raises:
+        ConfigurationError: a host program is missing. ResourceError: a step failed.
+    """
+    check_host_tools()
+    made: dict[str, Path] = {}
+    for number, (name, description, build) in enumerate(STEPS, 1):
+        progress(f"[{number}/{len(STEPS)}] {description}")
+        started = time.monotonic()
+        made[name] = build()
+        took_s = time.monotonic() - started
+        if took_s >= 1:
+            progress(f"      done in {took_s:.0f} s")
+    return Images(
+        xen=made["xen"], linux=made["linux"], root=made["rootfs"], guests=made["guests"], package=made["package"]
+    )

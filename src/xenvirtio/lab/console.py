@@ -1,0 +1,99 @@
+"""The machine's serial console: Xen's and dom0's messages, and a root shell when the agent does not answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+import sys
+import termios
+import tty
+from pathlib import Path
+
+import pexpect
+import pexpect.fdpexpect
+
+from xenvirtio.errors import ResourceError
+
+PROMPT = "dom0# "
+LEAVE = b"\x1d"
+"""Ctrl-], as in telnet and `xl console`."""
+
+TROUBLE = re.compile(r"Kernel panic|Panic on CPU|Xen BUG at|Unable to mount root|Internal error: Oops")
+
+
+class SerialConsole:
+    """A conversation with the shell on the serial console, by expecting its prompt."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = _connect(path)
+        self._spawn = pexpect.fdpexpect.fdspawn(self._socket.fileno(), encoding="utf-8", codec_errors="replace")
+        self._count = 0
+
+    def run(self, command: str, timeout_s: float = 60) -> str:
+        """What a command prints, its two streams mixed with whatever Xen says meanwhile.
+
+        Raises:
+            ResourceError: no shell answered in time.
+        """
+        self._count += 1
+        mark = f"{os.getpid()}-{self._count}"
+        self._spawn.sendline(f'echo "XV""BEGIN {mark}"; {command}; echo "XV""END {mark}"')
+        try:
+            self._spawn.expect(rf"XVBEGIN {mark}\r*\n(.*?)XVEND {mark}", timeout=timeout_s)
+        except (pexpect.TIMEOUT, pexpect.EOF) as error:
+            raise ResourceError(f"serial console: no answer to {command!r} within {timeout_s:.0f} s") from error
+        return str(self._spawn.match.group(1)).replace("\r", "")
+
+    def close(self) -> None:
+        """Leave the console to the next one."""
+        self._socket.close()
+
+
+def attach_terminal(path: Path) -> None:
+    """Connect this terminal to the serial console until Ctrl-] is typed or the machine ends."""
+    connection = _connect(path)
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal) if os.isatty(terminal) else None
+    try:
+        if before is not None:
+            tty.setraw(terminal)
+        connection.sendall(b"\n")
+        sources = [terminal, connection.fileno()]
+        while True:
+            ready, _, _ = select.select(sources, [], [])
+            if connection.fileno() in ready:
+                data = connection.recv(4096)
+                if not data:
+                    return
+                os.write(sys.stdout.fileno(), data)
+            if terminal in ready:
+                typed = os.read(terminal, 4096)
+                if not typed or LEAVE in typed:
+                    return
+                connection.sendall(typed)
+    finally:
+        if before is not None:
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        connection.close()
+
+
+def trouble_in(log: Path) -> str | None:
+    """The line of the serial log that says the machine is lost, or None."""
+    if not log.exists():
+        return None
+    for line in log.read_text(errors="replace").splitlines():
+        if TROUBLE.search(line):
+            return line.strip()
+    return None
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        raise ResourceError(f"serial console {path}: {error.strerror}") from error
+    return connection

@@ -1,0 +1,1 @@
+"""Stories told on real Xen, one module each; `registry.py` lists them and runs them."""

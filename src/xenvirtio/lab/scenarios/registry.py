@@ -1,0 +1,86 @@
+"""What a scenario is, the list of all of them, and one run of one of them as a JSON-ready value."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xenvirtio.errors import UsageError, XenvirtioError
+from xenvirtio.lab import scenarios
+from xenvirtio.lab.dom0 import Dom0
+from xenvirtio.lab.machine import Machine
+from xenvirtio.lab.toolstack import MemoryMode, Toolstack
+
+BOTH_MODES = (MemoryMode.FOREIGN, MemoryMode.GRANT)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a scenario plays on."""
+
+    machine: Machine
+    dom0: Dom0
+    toolstack: Toolstack
+    mode: MemoryMode
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One story. `run` raises when it goes wrong and gives facts for the report otherwise."""
+
+    name: str
+    description: str
+    run: Callable[[Stage], dict[str, Any]]
+    modes: Sequence[MemoryMode] = BOTH_MODES
+
+
+def all_scenarios() -> list[Scenario]:
+    """Every module of this folder that defines `SCENARIO`, in the order of their names."""
+    found = []
+    for module in sorted(pkgutil.iter_modules(scenarios.__path__), key=lambda module: module.name):
+        loaded = importlib.import_module(f"{scenarios.__name__}.{module.name}")
+        scenario = getattr(loaded, "SCENARIO", None)
+        if isinstance(scenario, Scenario):
+            found.append(scenario)
+    return found
+
+
+def select(only: Sequence[str]) -> list[Scenario]:
+    """The scenarios of these names, all without names.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    known = {scenario.name: scenario for scenario in all_scenarios()}
+    for name in only:
+        if name not in known:
+            raise UsageError(f"no scenario {name!r}; there are: {', '.join(known) or 'none yet'}")
+    return [known[name] for name in only] if only else list(known.values())
+
+
+def play(scenario: Scenario, stage: Stage) -> dict[str, Any]:
+    """Run one scenario in one mode; `ok` is false with `error` when it raised. All guests are destroyed afterwards."""
+    started = time.monotonic()
+    report: dict[str, Any] = {"name": scenario.name, "mode": stage.mode.name.lower(), "ok": True}
+    try:
+        report.update(scenario.run(stage))
+    except (XenvirtioError, AssertionError) as error:
+        report.update(ok=False, error=str(error) or type(error).__name__, trace=traceback.format_exc())
+    finally:
+        _clear(stage)
+    report["seconds"] = round(time.monotonic() - started, 1)
+    return report
+
+
+def _clear(stage: Stage) -> None:
+    try:
+        for row in stage.toolstack.domains():
+            if row.domid != 0:
+                stage.dom0.run(f"xl destroy {row.domid}", check=False)
+    except XenvirtioError:
+        pass  # the machine is lost; the next scenario's first command says so

@@ -1,0 +1,37 @@
+"""Log lines about what a guest can cause for ever: a few at once, then a bounded rate and a count of the rest."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+BURST = 5
+INTERVAL_S = 10.0
+
+
+class BoundedLog:
+    """At most `BURST` warnings per `INTERVAL_S`; the first one after a pause says how many were held back."""
+
+    def __init__(self, log: logging.Logger, name: str, clock: Callable[[], float]) -> None:
+        self._log = log
+        self._name = name
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._interval_start = -INTERVAL_S
+        self._in_interval = 0
+        self.held_back = 0
+
+    def warning(self, message: object) -> None:
+        """Log `message` or count it; callable from any thread."""
+        with self._lock:
+            now = self._clock()
+            if now - self._interval_start >= INTERVAL_S:
+                self._interval_start, self._in_interval = now, 0
+            self._in_interval += 1
+            if self._in_interval > BURST:
+                self.held_back += 1
+                return
+            held_back, self.held_back = self.held_back, 0
+        more = f" ({held_back} more like this were not logged)" if held_back else ""
+        self._log.warning("%s: %s%s", self._name, message, more)

@@ -1,0 +1,242 @@
+"""The emulated Xen host: its domains, who may do what to whom, and the sockets on which backends reach it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from enum import Enum
+from pathlib import Path
+
+from xenvirtio.errors import UsageError
+from xenvirtio.ids import DomId, Spi
+from xenvirtio.xen.emulated.client import DirectTransport, EmulatedHypervisor
+from xenvirtio.xen.emulated.counters import Counters
+from xenvirtio.xen.emulated.domain import DOM0, Domain, DomainState
+from xenvirtio.xen.emulated.event_channel import EventChannelSwitch
+from xenvirtio.xen.emulated.interrupt import IrqFdRouter
+from xenvirtio.xen.emulated.refusal import Refusal
+from xenvirtio.xen.emulated.session import Session, serve_connection
+
+_FIRST_RESERVED = 0x7FF0
+
+
+class DomainEvent(Enum):
+    CREATED = "created"
+    CRASHED = "crashed"
+    DYING = "dying"
+    """Destroyed by the toolstack; its pages may still be mapped."""
+    GONE = "gone"
+    """Nothing is left of it."""
+
+
+class EmulatedHost:
+    """A Xen host in this process; guests are threads of it, backends connect to it.
+
+    `silo` is XSM's default on Arm: no event channels and no grants between two unprivileged domains.
+    `ioreq_servers` and `irqfd` take away what a Xen or a kernel may lack.
+    """
+
+    def __init__(self, *, silo: bool = False, ioreq_servers: bool = True, irqfd: bool = True) -> None:
+        self.counters = Counters()
+        self.has_ioreq_servers = ioreq_servers
+        self.irqfds = IrqFdRouter() if irqfd else None
+        self.switch = EventChannelSwitch(self.is_allowed)
+        self._silo = silo
+        self._lock = threading.RLock()
+        self._domains: dict[DomId, Domain] = {}
+        self._next_domid = 0
+        self._targets: dict[DomId, DomId] = {}
+        self._subscribers: list[Callable[[DomainEvent, Domain], None]] = []
+        self._listeners: list[tuple[socket.socket, str]] = []
+        self._connections: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self.create_domain(memory_bytes=4096)
+
+    # -- the toolstack's side
+
+    def create_domain(
+        self,
+        *,
+        memory_bytes: int = 64 << 20,
+        vcpus: int = 1,
+        spi_count: int = 32,
+        reserved_spis: Iterable[Spi] = (),
+        domid: DomId | None = None,
+    ) -> Domain:
+        """Make a domain; without `domid` numbers go up and are not used again.
+
+        `reserved_spis` are interrupts that Xen drives itself (32 for a guest with vpl011).
+        """
+        with self._lock:
+            number = self._free_domid() if domid is None else domid
+            if number in self._domains:
+                raise UsageError(f"there is a domain {number}")
+            domain = Domain(
+                number,
+                memory_bytes=memory_bytes,
+                vcpus=vcpus,
+                spi_count=spi_count,
+                reserved_spis=frozenset(reserved_spis),
+                switch=self.switch,
+                counters=self.counters,
+                on_crash=lambda crashed: self._tell(DomainEvent.CRASHED, crashed),
+            )
+            self.switch.add_domain(number)
+            self._domains[number] = domain
+        self._tell(DomainEvent.CREATED, domain)
+        return domain
+
+    def _free_domid(self) -> DomId:
+        while self._next_domid in self._domains:
+            self._next_domid = (self._next_domid + 1) % _FIRST_RESERVED
+        number = DomId(self._next_domid)
+        self._next_domid = (self._next_domid + 1) % _FIRST_RESERVED
+        return number
+
+    def destroy_domain(self, domid: DomId) -> None:
+        """End a domain: its guest threads get `DomainDestroyed`. It is a zombie while its pages are mapped."""
+        domain = self._domains.get(domid)
+        if domain is None or domid == DOM0:
+            raise UsageError(f"cannot destroy domain {domid}")
+        if not domain.die():
+            return
+        self.switch.remove_domain(domid)
+        self._tell(DomainEvent.DYING, domain)
+        self._bury_if_unmapped(domain)
+
+    def domain(self, domid: DomId) -> Domain | None:
+        """Return a domain, zombies included."""
+        return self._domains.get(domid)
+
+    def domains(self) -> list[Domain]:
+        with self._lock:
+            return list(self._domains.values())
+
+    def set_target(self, backend: DomId, guest: DomId) -> None:
+        """Give a driver domain device-model rights over one guest, once in its life."""
+        with self._lock:
+            if backend in self._targets:
+                raise UsageError(f"domain {backend} has a target already (Xen answers EINVAL)")
+            self._targets[backend] = guest
+
+    def subscribe(self, callback: Callable[[DomainEvent, Domain], None]) -> None:
+        """Call `callback` at each change in the life of a domain, in the thread that caused it."""
+        self._subscribers.append(callback)
+
+    def _tell(self, event: DomainEvent, domain: Domain) -> None:
+        for callback in list(self._subscribers):
+            callback(event, domain)
+
+    # -- backends
+
+    def open_hypervisor(self, domid: DomId = DOM0) -> EmulatedHypervisor:
+        """Return the hypervisor as a backend in this process, living in domain `domid`, sees it."""
+        return EmulatedHypervisor(DirectTransport(Session(self, domid)))
+
+    def listen(self, path: str | os.PathLike[str]) -> None:
+        """Serve backend processes on a Unix socket; whoever can connect may act for any domain."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(os.fspath(path))
+        listener.listen()
+        self._listeners.append((listener, os.fspath(path)))
+        self._start(lambda: self._accept(listener))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                if self._closed:
+                    connection.close()
+                    return
+                self._connections.add(connection)
+                self._start(lambda connection=connection: self._serve(connection))  # type: ignore[misc]
+
+    def _serve(self, connection: socket.socket) -> None:
+        serve_connection(self, connection)
+        with self._lock:
+            self._connections.discard(connection)
+            connection.close()
+
+    def _start(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name="xen-host", daemon=True)
+        with self._lock:
+            self._threads = [known for known in self._threads if known.is_alive()]
+            self._threads.append(thread)
+            thread.start()
+
+    def close(self) -> None:
+        """Power off: all guests end, all backends lose their connection."""
+        with self._lock:
+            self._closed = True
+            for connection in self._connections:
+                connection.shutdown(socket.SHUT_RDWR)
+            threads = list(self._threads)
+        for listener, path in self._listeners:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            Path(path).unlink(missing_ok=True)
+        for thread in threads:
+            thread.join()
+        for domain in self.domains():
+            if domain.domid != DOM0:
+                self.destroy_domain(domain.domid)
+        if self.irqfds is not None:
+            self.irqfds.close()
+
+    def __enter__(self) -> EmulatedHost:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- what Xen decides for a session
+
+    def is_allowed(self, one: DomId, other: DomId) -> bool:
+        """XSM's say on event channels and grants between two domains."""
+        return not self._silo or DOM0 in (one, other)
+
+    def find_granting(self, domid: DomId) -> Domain | None:
+        """Return a domain whose grants can still be used."""
+        domain = self._domains.get(domid)
+        return None if domain is None or domain.state is DomainState.DYING else domain
+
+    def device_model_guest(self, backend: DomId, domid: DomId) -> Domain:
+        """Return the guest on which `backend` runs a device-model operation.
+
+        Raises:
+            Refusal: EPERM without rights and for its own domain, ESRCH for a domain that is not there.
+        """
+        domain = self._domains.get(domid)
+        if backend != DOM0 and self._targets.get(backend) != domid:
+            raise Refusal(errno.EPERM)
+        if domain is None:
+            raise Refusal(errno.ESRCH)
+        if domid == backend:
+            raise Refusal(errno.EPERM)
+        return domain
+
+    def hold(self, domain: Domain) -> None:
+        """Count a mapping of the domain's pages."""
+        with self._lock:
+            domain.mappings += 1
+
+    def release(self, domain: Domain) -> None:
+        with self._lock:
+            domain.mappings -= 1
+        self._bury_if_unmapped(domain)
+
+    def _bury_if_unmapped(self, domain: Domain) -> None:
+        with self._lock:
+            is_known = self._domains.get(domain.domid) is domain
+            if domain.state is not DomainState.DYING or domain.mappings or not is_known:
+                return
+            del self._domains[domain.domid]
+            self._targets.pop(domain.domid, None)
+        self._tell(DomainEvent.GONE, domain)

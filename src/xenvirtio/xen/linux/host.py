@@ -1,0 +1,29 @@
+"""The real hypervisor, as a backend process in dom0 or in a driver domain reaches it."""
+
+from __future__ import annotations
+
+from xenvirtio.ids import DomId
+from xenvirtio.xen.linux.device_model import LinuxDeviceModel
+from xenvirtio.xen.linux.evtchn import LinuxEventChannels
+from xenvirtio.xen.linux.foreign_memory import LinuxForeignMemory
+from xenvirtio.xen.linux.gntdev import LinuxGrants
+from xenvirtio.xen.linux.privcmd import Privcmd
+
+
+class LinuxHypervisor:
+    """`Hypervisor` over the device nodes of `device_directory`."""
+
+    def __init__(self, device_directory: str = "/dev/xen") -> None:
+        self._directory = device_directory
+
+    def open_event_channels(self, domid: DomId | None = None) -> LinuxEventChannels:
+        return LinuxEventChannels(f"{self._directory}/evtchn", domid)
+
+    def open_device_model(self, domid: DomId) -> LinuxDeviceModel:
+        return LinuxDeviceModel(Privcmd(f"{self._directory}/privcmd", domid))
+
+    def open_foreign_memory(self, domid: DomId) -> LinuxForeignMemory:
+        return LinuxForeignMemory(Privcmd(f"{self._directory}/privcmd", domid))
+
+    def open_grants(self) -> LinuxGrants:
+        return LinuxGrants(f"{self._directory}/gntdev")

@@ -1,0 +1,127 @@
+"""One client of the server: who it is, what it has registered, what waits to be sent to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xenvirtio.ids import DomId
+from xenvirtio.xenstore.path import domain_path, is_relative
+from xenvirtio.xenstore.transaction import Transaction
+from xenvirtio.xenstore.watch import Watch
+from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType, join_strings
+
+WATCH_BYTES = 64
+"""What a watch costs of the memory quota besides its path and token."""
+
+
+class OutgoingQueue:
+    """Replies and events in the order they arose.
+
+    An event that is already waiting is not queued again: the client re-reads after each event anyway, and a client
+    that does not drain must not cost memory for every write of somebody else. Special events are the exception, since
+    each stands for another domain.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes | int, tuple[Message, float]] = {}
+        self._serial = 0
+        self.replies = 0
+        self.queued_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def push_reply(self, reply: Message, now_s: float) -> None:
+        self.replies += 1
+        self._push(self._next_serial(), reply, now_s)
+
+    def push_event(self, path: bytes, token: bytes, now_s: float) -> None:
+        """Queue a WATCH_EVENT; one too long for a message is dropped, as C xenstored does."""
+        payload = join_strings((path, token))
+        key = self._next_serial() if path.startswith(b"@") else payload
+        if len(payload) <= PAYLOAD_MAX and key not in self._waiting:
+            self._push(key, Message(MessageType.WATCH_EVENT, 0, 0, payload), now_s)
+
+    def pop(self) -> Message | None:
+        """Take the oldest message."""
+        for key in self._waiting:
+            return self._take(key)
+        return None
+
+    def expire_events(self, before_s: float) -> int:
+        """Drop the events queued earlier than this; return how many."""
+        late = []
+        for key, (message, queued_s) in self._waiting.items():
+            if queued_s >= before_s:
+                break
+            if message.type == MessageType.WATCH_EVENT:
+                late.append(key)
+        for key in late:
+            self._take(key)
+        return len(late)
+
+    def _push(self, key: bytes | int, message: Message, now_s: float) -> None:
+        self._waiting[key] = message, now_s
+        self.queued_bytes += len(message.payload)
+
+    def _take(self, key: bytes | int) -> Message:
+        message, _ = self._waiting.pop(key)
+        self.queued_bytes -= len(message.payload)
+        if message.type != MessageType.WATCH_EVENT:
+            self.replies -= 1
+        return message
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+
+class Connection:
+    """A client as the server knows it. Made by `XenStoreServer.connect`."""
+
+    def __init__(self, domid: DomId, *, privileged: bool) -> None:
+        self.domid = domid
+        self.privileged = privileged
+        self.home = domain_path(domid)
+        self.speaks_for: frozenset[int] = frozenset({domid})
+        self.watches: dict[tuple[str, bytes, bool], Watch[Connection]] = {}
+        """By absolute path, token, and whether the client wrote the path relative."""
+        self.watch_bytes = 0
+        self.transactions: dict[int, Transaction] = {}
+        self.last_transaction_id = 0
+        self.outgoing = OutgoingQueue()
+        self.is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Connection of domain {self.domid}{' (privileged)' if self.privileged else ''}>"
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds in the server besides the nodes it owns."""
+        private = sum(transaction.private_bytes for transaction in self.transactions.values())
+        return private + self.watch_bytes + self.outgoing.queued_bytes
+
+    def add_watch(self, watch: Watch[Connection]) -> None:
+        self.watches[_key(watch)] = watch
+        self.watch_bytes += _watch_bytes(watch)
+
+    def remove_watch(self, watch: Watch[Connection]) -> None:
+        del self.watches[_key(watch)]
+        self.watch_bytes -= _watch_bytes(watch)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """What a domain's connection had when the server was stopped; watches as path, token and depth registered."""
+
+    watches: tuple[tuple[bytes, bytes, int | None], ...]
+    transactions: tuple[int, ...]
+    last_transaction_id: int
+
+
+def _key(watch: Watch[Connection]) -> tuple[str, bytes, bool]:
+    return watch.path, watch.token, is_relative(watch.registered)
+
+
+def _watch_bytes(watch: Watch[Connection]) -> int:
+    return WATCH_BYTES + len(watch.path) + len(watch.token)

@@ -1,0 +1,38 @@
+"""What every test shares: the tree's own package, and how hard the property tests try.
+
+The tests run both ways: with the compiled engine where it is built, and with XENVIRTIO_ENGINE=interpreted. The header
+of each run says which it was. `pytest --hypothesis-profile=fuzz` tries much longer.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parent.parent
+
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # `tests.memory.guarded` and its like
+if importlib.util.find_spec("xenvirtio") is None:
+    sys.path.insert(0, str(ROOT / "src"))
+    # for the processes that tests start
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+
+# No deadline: interpreted on a busy machine, one example may take a hundred times its usual time.
+settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from xenvirtio._build import ENGINE_MODULES
+    from xenvirtio._engine_choice import compiled_modules
+
+    compiled = len(compiled_modules())
+    kind = "compiled" if compiled == len(ENGINE_MODULES) else "partly compiled" if compiled else "interpreted"
+    return f"xenvirtio engine: {kind} ({compiled} of {len(ENGINE_MODULES)} modules)"

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from xenvirtio.errors import UsageError
+from xenvirtio.ids import DomId
+from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.serve import XenStoreService
+from xenvirtio.xenstore.wire import Message, MessageDecoder, MessageType
+
+
+def receive(carrier: socket.socket, count: int) -> list[Message]:
+    carrier.settimeout(5)
+    decoder, messages = MessageDecoder(), []
+    while len(messages) < count:
+        decoder.feed(carrier.recv(65536))
+        messages += list(iter(decoder.next_message, None))
+    return messages
+
+
+def connected(path: Path) -> socket.socket:
+    carrier = socket.socket(socket.AF_UNIX)
+    carrier.connect(str(path))
+    return carrier
+
+
+def test_the_path_is_private_replaced_when_stale_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    with XenStoreService() as service:
+        service.listen(path)
+        assert path.stat().st_mode & 0o777 == 0o600
+        with pytest.raises(UsageError):
+            service.start()
+    assert not path.exists()
+    service.stop()
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    with XenStoreService() as service:
+        service.listen(tmp_path / "socket")
+        with connected(tmp_path / "socket") as carrier:
+            requests = [Message(MessageType.READ, number, 0, b"/tool\0").encode() for number in range(500)]
+            carrier.sendall(b"".join(requests))
+            assert [reply.request_id for reply in receive(carrier, 500)] == list(range(500))
+
+
+def test_an_over_long_message_ends_only_its_own_connection(tmp_path: Path) -> None:
+    with XenStoreService() as service:
+        service.listen(tmp_path / "socket")
+        with connected(tmp_path / "socket") as bad, XenStoreClient.at(tmp_path / "socket") as good:
+            bad.sendall(b"\xff" * 16)
+            bad.settimeout(5)
+            assert bad.recv(100) == b""
+            assert good.read("/tool") == ""
+
+
+def test_a_client_that_never_reads_does_not_stop_the_others(tmp_path: Path) -> None:
+    with XenStoreService() as service:
+        service.listen(tmp_path / "socket")
+        ours, theirs = socket.socketpair()
+        service.attach(theirs, DomId(5))
+        with ours, XenStoreClient.at(tmp_path / "socket") as good:
+            ours.setblocking(False)
+            flood = Message(MessageType.READ, 1, 0, b"/tool\0").encode() * 100
+            for _ in range(500):
+                try:
+                    ours.send(flood)
+                except BlockingIOError:
+                    time.sleep(0.001)
+            started = time.monotonic()
+            for _ in range(50):
+                good.read("/tool")
+            assert time.monotonic() - started < 5
+            queued = service.call(lambda server: [len(c.outgoing) for c in server.connections_of(5)])
+            assert queued[0] <= 20
+
+
+def test_a_path_can_speak_for_a_domain(tmp_path: Path) -> None:
+    with XenStoreService() as service:
+        service.listen(tmp_path / "five", DomId(5))
+        with connected(tmp_path / "five") as carrier:
+            carrier.sendall(Message(MessageType.READ, 1, 0, b"/tool\0").encode())
+            assert receive(carrier, 1)[0].payload == b"EACCES\0"
+
+
+def test_what_a_call_raises_comes_back(tmp_path: Path) -> None:
+    with XenStoreService() as service, pytest.raises(ZeroDivisionError):
+        service.call(lambda server: 1 // 0)
