@@ -1,7 +1,9 @@
 """What every test shares: the tree's own package, and how hard the property tests try.
 
 The tests run both ways: with the compiled engine where it is built, and with XENVIRTIO_ENGINE=interpreted. The header
-of each run says which it was. `pytest --hypothesis-profile=fuzz` tries much longer.
+of each run says which it was.
+
+XENVIRTIO_FUZZ_SECONDS=N repeats each property test of tests/fuzz, with new examples, for N seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,6 @@ if importlib.util.find_spec("xenvirtio") is None:
 
 # No deadline: interpreted on a busy machine, one example may take a hundred times its usual time.
 settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("fuzz", deadline=None, max_examples=20_000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")
 
 
@@ -36,3 +38,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     compiled = len(compiled_modules())
     kind = "compiled" if compiled == len(ENGINE_MODULES) else "partly compiled" if compiled else "interpreted"
     return f"xenvirtio engine: {kind} ({compiled} of {len(ENGINE_MODULES)} modules)"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    seconds = float(os.environ.get("XENVIRTIO_FUZZ_SECONDS", 0))
+    if not seconds or pyfuncitem.path.parent != ROOT / "tests" / "fuzz":
+        return None
+    if not getattr(pyfuncitem.obj, "is_hypothesis_test", False):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        pyfuncitem.obj(**arguments)
+    return True

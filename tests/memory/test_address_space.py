@@ -108,7 +108,9 @@ def test_locate_asks_the_side_that_knows_the_address() -> None:
 
 def test_a_side_that_the_backend_cannot_reach_fails_the_request_and_no_more() -> None:
     setup = Setup()
-    only_plain = AddressSpace(RegionMemory(RegionSource(RegionTable([(PLAIN, 4096, setup.ram.address, True)]))), GuestMemory())
+    only_plain = AddressSpace(
+        RegionMemory(RegionSource(RegionTable([(PLAIN, 4096, setup.ram.address, True)]))), GuestMemory()
+    )
     setup.add(PLAIN)
     setup.add(GRANTED)
     assert only_plain.transfer(setup.copies) == 1

@@ -202,7 +202,7 @@ def test_the_same_chain_offered_twice_is_served_twice() -> None:
 
 def test_an_indirect_table() -> None:
     ring = Ring(2)
-    address, length = ring.write_table(0, table_of([1, 2]) )
+    address, length = ring.write_table(0, table_of([1, 2]))
     ring.describe(1, address, length, INDIRECT)
     ring.offer_heads(1)
     (chain,) = ring.take()
@@ -255,7 +255,9 @@ def test_a_table_in_any_order_and_with_unused_entries() -> None:
 def test_direct_and_indirect_chains_in_one_batch_keep_to_themselves() -> None:
     ring = Ring(8)
     for number in range(3):
-        address, length = ring.write_table(4096 * number, [(0x100 * number, 1, NEXT, 1), (0x100 * number + 1, 2, WRITE, 0)])
+        address, length = ring.write_table(
+            4096 * number, [(0x100 * number, 1, NEXT, 1), (0x100 * number + 1, 2, WRITE, 0)]
+        )
         ring.describe(2 * number, address, length, INDIRECT)
         ring.describe(2 * number + 1, 0x1000 * number, 3)
     ring.offer_heads(0, 1, 2, 3, 4, 5)
@@ -433,7 +435,7 @@ def test_well_made_chains_never_overflow_a_batch(prefix: int, entries: int) -> N
     number = 64 // (prefix + 1)
     ring = Ring(64, segment_capacity=2 * 64)
     heads = [offer_prefix_and_table(ring, n, prefix, entries) for n in range(number)]
-    got = []
+    got: list[int] = []
     while chains := ring.take():
         for chain in chains:
             which = len(got)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 
 import pytest
 
@@ -16,9 +15,7 @@ def test_memory_by_address() -> None:
 
 
 def test_errors_carry_the_errno() -> None:
-    with pytest.raises(OSError, match="") as caught:
+    with pytest.raises(OSError, match="Bad file descriptor"):
         libc.ioctl(-1, 0, 0)
-    assert caught.value.errno == errno.EBADF
-    with pytest.raises(OSError, match="") as caught:
-        libc.mmap(0, 0, 0)
-    assert caught.value.errno == errno.EINVAL
+    with pytest.raises(OSError, match="Invalid argument"):
+        libc.mmap(0, libc.PROT_READ, libc.MAP_PRIVATE | libc.MAP_ANONYMOUS)

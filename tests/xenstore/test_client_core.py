@@ -28,18 +28,18 @@ def ready_core() -> ClientCore:
     core.connected()
     (probe,) = sent(core)
     answer(core, probe, b"/local/domain/0\0")
-    assert core.state is ClientState.READY
+    assert core.state == ClientState.READY
     return core
 
 
 def test_it_is_ready_when_the_server_has_answered() -> None:
     core = ClientCore()
-    assert core.state is ClientState.ABSENT
+    assert core.state == ClientState.ABSENT
     core.connected()
-    assert core.state is ClientState.CONNECTING
+    assert core.state == ClientState.CONNECTING
     (probe,) = sent(core)
     core.feed(Message(MessageType.ERROR, probe.request_id, 0, b"ENOSYS\0").encode())
-    assert core.state is ClientState.READY
+    assert core.state == ClientState.READY
 
 
 def test_replies_are_matched_by_request_id_alone() -> None:
@@ -107,10 +107,10 @@ def test_a_new_connection_registers_every_watch_before_it_is_ready() -> None:
     core.remember_watch("/b", "2")
     lost = core.request(MessageType.READ, b"/a\0")
     core.disconnected()
-    assert core.state is ClientState.ABSENT
+    assert core.state == ClientState.ABSENT
     core.connected()
     payloads = []
-    while core.state is not ClientState.READY:
+    while core.state != ClientState.READY:
         (request,) = sent(core)
         payloads.append((request.type, request.payload))
         answer(core, request)

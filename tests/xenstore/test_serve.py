@@ -15,7 +15,8 @@ from xenvirtio.xenstore.wire import Message, MessageDecoder, MessageType
 
 def receive(carrier: socket.socket, count: int) -> list[Message]:
     carrier.settimeout(5)
-    decoder, messages = MessageDecoder(), []
+    decoder = MessageDecoder()
+    messages: list[Message] = []
     while len(messages) < count:
         decoder.feed(carrier.recv(65536))
         messages += list(iter(decoder.next_message, None))
@@ -37,6 +38,8 @@ def test_the_path_is_private_replaced_when_stale_and_removed(tmp_path: Path) -> 
         assert path.stat().st_mode & 0o777 == 0o600
         with pytest.raises(UsageError):
             service.start()
+        with pytest.raises(OSError, match="in use"):
+            XenStoreService().listen(path)
     assert not path.exists()
     service.stop()
 
@@ -87,6 +90,11 @@ def test_a_path_can_speak_for_a_domain(tmp_path: Path) -> None:
         with connected(tmp_path / "five") as carrier:
             carrier.sendall(Message(MessageType.READ, 1, 0, b"/tool\0").encode())
             assert receive(carrier, 1)[0].payload == b"EACCES\0"
+
+
+def test_a_call_may_call_again(tmp_path: Path) -> None:
+    with XenStoreService() as service:
+        assert service.call(lambda server: service.call(lambda inner: inner is server))
 
 
 def test_what_a_call_raises_comes_back(tmp_path: Path) -> None:

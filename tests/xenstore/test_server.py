@@ -321,10 +321,10 @@ def test_events_only_for_those_who_may_read() -> None:
 def test_a_relative_watch_gets_relative_events() -> None:
     store = Store()
     store.home(3)
-    play(store, [("dom3", M.WATCH, "dev|t|", "OK|"), ("dom3", M.WATCH, "/local/domain/3/dev|t|", "OK|")])
+    play(store, [("dom3", M.WATCH, "dev|t|", "OK|"), ("dom3", M.WATCH, "/local/domain/3/dev|a|", "OK|")])
     store.events("dom3")
     store.say("dom0", M.WRITE, "/local/domain/3/dev/0|1")
-    assert store.events("dom3") == ["dev/0|t", "/local/domain/3/dev/0|t"]
+    assert store.events("dom3") == ["dev/0|t", "/local/domain/3/dev/0|a"]
 
 
 def test_the_reply_comes_before_the_events_it_causes() -> None:

@@ -69,7 +69,7 @@ Step = Callable[[View], object]
         (lambda t: write(t, "/a/p", b""), lambda t: write(t, "/b/q", b""), False),
         (lambda t: drop(t, "/a"), lambda t: write(t, "/a/x", b"1"), True),
         (lambda t: drop(t, "/a"), lambda t: write(t, "/b", b"1"), False),
-        (lambda t: read(t, "/a"), lambda t: (write(t, "/a", b"1"), write(t, "/a", b"0")), True),  # no matter that back
+        (lambda t: read(t, "/a"), lambda t: run(t, [("write", "/a", b"1"), ("write", "/a", b"0")]), True),
     ],
 )
 def test_what_conflicts(inside: Step, outside: Step, conflicts: bool) -> None:
@@ -135,6 +135,16 @@ def test_the_bound_of_touched_nodes_poisons() -> None:
     with pytest.raises(RefusedError, match="ENOSPC"):
         read(transaction, "/n")
     with pytest.raises(RefusedError, match="ENOSPC"):
+        transaction.commit()
+
+
+def test_a_view_torn_by_others_is_still_walked_and_then_refused() -> None:
+    tree = new_tree()
+    transaction = Transaction(tree)
+    read(transaction, "/a")  # it has seen that there is an /a/x
+    drop(tree, "/a/x")
+    drop(transaction, "/a")
+    with pytest.raises(RefusedError, match="EAGAIN"):
         transaction.commit()
 
 

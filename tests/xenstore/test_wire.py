@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_chunk_boundaries_do_not_matter(sent: list[Message], cuts: list[int]) ->
     stream = b"".join(message.encode() for message in sent)
     decoder, received = MessageDecoder(), []
     edges = sorted({0, len(stream), *(min(cut, len(stream)) for cut in cuts)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         decoder.feed(stream[start:end])
         received += decode_all(decoder)
     assert received == sent

@@ -125,10 +125,9 @@ class GuestState:
 
     def close(self) -> None:
         """Unmap. Every transport over these registers must be closed."""
-        if self._map is None:
-            return
-        del self._header, self._anchor
-        self._map.close()
+        if not self._map.closed:
+            del self._header, self._anchor
+            self._map.close()
 
     def remove(self) -> None:
         """Unmap and delete: the guest is gone."""

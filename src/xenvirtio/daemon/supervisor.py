@@ -159,7 +159,7 @@ class Supervisor:
 
     def _numbers(self, path: str) -> list[int]:
         try:
-            return sorted(int(name) for name in self._store.list(path) if name.isdigit())
+            return sorted(int(name) for name in self._store.directory(path) if name.isdigit())
         except XenStoreError as error:
             if error.name == "ENOENT":
                 return []

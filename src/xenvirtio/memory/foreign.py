@@ -40,8 +40,10 @@ class ForeignChunks(RegionSource):
         with self._lock:
             if self.table.find(address) >= 0:
                 return True  # another queue was faster
-            if start in self._absent or start >= ADDRESS_LIMIT or any(r[0] // CHUNK_BYTES * CHUNK_BYTES == start for r in self._regions):
+            if start in self._absent or start >= ADDRESS_LIMIT:
                 return False
+            if any(region[0] // CHUNK_BYTES * CHUNK_BYTES == start for region in self._regions):
+                return False  # the chunk is mapped and has a hole here
             found = self._map_chunk(start)
             if found:
                 self._regions += found

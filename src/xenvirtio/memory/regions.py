@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from itertools import pairwise
 
 from xenvirtio.errors import UsageError
 from xenvirtio.memory.guest_memory import GuestMemory
@@ -29,14 +30,14 @@ class RegionTable:
 
     def __init__(self, regions: Iterable[tuple[int, int, int, bool]] = ()) -> None:
         ordered = sorted(regions)
-        for before, after in zip(ordered, ordered[1:], strict=False):
+        for before, after in pairwise(ordered):
             if before[0] + before[1] > after[0]:
                 raise UsageError(f"guest regions overlap at {after[0]:#x}")
         self.count = len(ordered)
         self.start = memoryview(array("Q", [r[0] for r in ordered] or [0]))
         self.end = memoryview(array("Q", [r[0] + r[1] for r in ordered] or [0]))
         self.host = memoryview(array("Q", [r[2] for r in ordered] or [0]))
-        self.writable = memoryview(array("B", [r[3] for r in ordered] or [0]))
+        self.writable = memoryview(array("B", [int(r[3]) for r in ordered] or [0]))
 
     def find(self, address: int) -> int:
         """Return the index of the region that holds `address`, or -1."""

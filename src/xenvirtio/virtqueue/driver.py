@@ -72,7 +72,12 @@ class DriverQueue:
         return self._offer(buffers, token)
 
     def offer_indirect(
-        self, table_host: int, table_dma: int, readable: Sequence[Buffer], writable: Sequence[Buffer], token: object = None
+        self,
+        table_host: int,
+        table_dma: int,
+        readable: Sequence[Buffer],
+        writable: Sequence[Buffer],
+        token: object = None,
     ) -> int:
         """Write the chain into an indirect table at `table_host` (`table_dma` to the device) and offer that."""
         buffers = [(address, length, 0) for address, length in readable]

@@ -103,7 +103,8 @@ class SplitQueue:
         self._tables.clear()
         available = (load_u16(self._avail + 2) - self.last_avail) & 0xFFFF
         if available > self.size:
-            raise GuestError(f"avail index is {available} ahead of a queue of {self.size}", queue_index=self.queue_index)
+            problem = f"avail index is {available} ahead of a queue of {self.size}"
+            raise GuestError(problem, queue_index=self.queue_index)
         reserved = 0  # segments promised to the chains with indirect tables found so far
         while available and batch.count < batch.chain_capacity:
             if batch.count and batch.segments + reserved + self.size > batch.segment_capacity:

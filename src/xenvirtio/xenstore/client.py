@@ -134,6 +134,7 @@ class XenStoreClient(Operations):
         self._channel: Channel | None = None
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._disconnected = threading.Condition(self._lock)  # what the connecting thread waits for
         self._is_reading = False
         self._is_closed = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # wakes the thread that reads
@@ -165,6 +166,7 @@ class XenStoreClient(Operations):
             self._is_closed = True
             os.eventfd_write(self._wake, 1)
             self._changed.notify_all()
+            self._disconnected.notify_all()
         self._connector.join()
         with self._changed:
             while self._is_reading:
@@ -205,7 +207,11 @@ class XenStoreClient(Operations):
         with self._lock:
             self._core.forget_watch(path, token)
             self._show_pending()
-        self._request(MessageType.UNWATCH, path, watch_payload(path, token))
+        try:
+            self._request(MessageType.UNWATCH, path, watch_payload(path, token))
+        except XenStoreError as error:
+            if error.name != "ENOENT":  # a reconnection has left it out already
+                raise
 
     def next_event(self, timeout_s: float) -> WatchEvent | None:
         """Return the next event, None when none came in time."""
@@ -426,6 +432,7 @@ class XenStoreClient(Operations):
                 os.eventfd_write(self._wake, 1)  # it waits for a descriptor that is gone
         self._core.disconnected()
         self._changed.notify_all()
+        self._disconnected.notify_all()
 
     def _show_pending(self) -> None:
         if self._is_closed or self._core.has_events == self._is_pending_shown:
@@ -442,9 +449,9 @@ class XenStoreClient(Operations):
             while not self._is_closed:
                 if self._core.state is ClientState.READY:
                     delay_s = RETRY_FIRST_S
-                    self._changed.wait()
+                    self._disconnected.wait()
                 elif self._channel is None and not self._open_channel():
-                    self._changed.wait_for(lambda: self._is_closed, delay_s)
+                    self._disconnected.wait(delay_s)
                     delay_s = min(delay_s * 2, RETRY_MOST_S)
                 elif not self._finish_handshake():
                     self._lose_channel()

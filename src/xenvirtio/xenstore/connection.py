@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xenvirtio.ids import DomId
-from xenvirtio.xenstore.path import domain_path, is_relative
+from xenvirtio.xenstore.path import domain_path
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.watch import Watch
 from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType, join_strings
@@ -84,8 +84,8 @@ class Connection:
         self.privileged = privileged
         self.home = domain_path(domid)
         self.speaks_for: frozenset[int] = frozenset({domid})
-        self.watches: dict[tuple[str, bytes, bool], Watch[Connection]] = {}
-        """By absolute path, token, and whether the client wrote the path relative."""
+        self.watches: dict[tuple[str, bytes], Watch[Connection]] = {}
+        """By absolute path and token."""
         self.watch_bytes = 0
         self.transactions: dict[int, Transaction] = {}
         self.last_transaction_id = 0
@@ -102,11 +102,11 @@ class Connection:
         return private + self.watch_bytes + self.outgoing.queued_bytes
 
     def add_watch(self, watch: Watch[Connection]) -> None:
-        self.watches[_key(watch)] = watch
+        self.watches[watch.path, watch.token] = watch
         self.watch_bytes += _watch_bytes(watch)
 
     def remove_watch(self, watch: Watch[Connection]) -> None:
-        del self.watches[_key(watch)]
+        del self.watches[watch.path, watch.token]
         self.watch_bytes -= _watch_bytes(watch)
 
 
@@ -117,10 +117,6 @@ class LeftBehind:
     watches: tuple[tuple[bytes, bytes, int | None], ...]
     transactions: tuple[int, ...]
     last_transaction_id: int
-
-
-def _key(watch: Watch[Connection]) -> tuple[str, bytes, bool]:
-    return watch.path, watch.token, is_relative(watch.registered)
 
 
 def _watch_bytes(watch: Watch[Connection]) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore import control
-from xenvirtio.xenstore.path import domain_path, is_relative, is_special, parent
+from xenvirtio.xenstore.path import domain_path, is_special, parent
 from xenvirtio.xenstore.permissions import Access, parse_permissions
 from xenvirtio.xenstore.quota import Quota, exceeds
 from xenvirtio.xenstore.request import Operation, Request
@@ -152,7 +152,7 @@ def _watch(request: Request) -> bytes:
         depth = _number(request, rest[0])
     path = request.path(registered, special=True)
     connection = request.connection
-    if (path, token, is_relative(registered)) in connection.watches:
+    if (path, token) in connection.watches:
         raise request.refuse("EEXIST", path)
     if exceeds(len(connection.watches), request.quota.watches):
         raise request.refuse("ENOSPC", f"{len(connection.watches)} watches")
@@ -163,7 +163,7 @@ def _watch(request: Request) -> bytes:
 def _unwatch(request: Request) -> bytes:
     registered, token = request.strings(2)
     path = request.path(registered, special=True)
-    watch = request.connection.watches.get((path, token, is_relative(registered)))
+    watch = request.connection.watches.get((path, token))
     if watch is None:
         raise request.refuse("ENOENT", path)
     request.server.remove_watch(request.connection, watch)

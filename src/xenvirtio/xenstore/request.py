@@ -13,7 +13,7 @@ from xenvirtio.xenstore.permissions import Access, Permissions, access_of
 from xenvirtio.xenstore.quota import Quota
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.tree import Node, View, missing_directories
-from xenvirtio.xenstore.wire import MessageType, RefusedError, split_strings
+from xenvirtio.xenstore.wire import RELATIVE_PATH_MAX, MessageType, RefusedError, split_strings
 
 if TYPE_CHECKING:
     from xenvirtio.xenstore.server import XenStoreServer
@@ -57,7 +57,7 @@ class Request:
 
     def path(self, text: bytes, *, special: bool = False) -> str:
         """Return the absolute path of what the caller wrote."""
-        bound = Quota().path_max if self.connection.privileged else self.quota.path_max
+        bound = RELATIVE_PATH_MAX if self.connection.privileged else self.quota.path_max
         return resolve(text, self.connection.home, special=special, length_max=bound)
 
     def permits(self, permissions: Permissions, needed: Access) -> bool:

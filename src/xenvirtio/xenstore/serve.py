@@ -6,6 +6,7 @@ more. A client that the server does not want to read (debt, unread replies) is l
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import selectors
@@ -65,6 +66,13 @@ class _Link:
             self.fill()
 
 
+def _remove_stale(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
+    path.unlink()
+
+
 class XenStoreService:
     """Runs a `XenStoreServer` in a thread of its own. Every method may be called from any thread."""
 
@@ -113,7 +121,7 @@ class XenStoreService:
 
         This is how the keeper of domains introduces and destroys them, and how a state is dumped.
         """
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None or not self._thread.is_alive() or self._thread is threading.current_thread():
             return action(self._server)
         outcome: Future[Result] = Future()
 
@@ -132,15 +140,15 @@ class XenStoreService:
         """Accept clients at a socket path, of mode 0600; each speaks as domain `domid`. A stale socket is replaced.
 
         Raises:
-            OSError: the path cannot be used.
+            OSError: the path cannot be used; EADDRINUSE when another server listens there.
         """
         place = Path(path)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             if place.is_socket():
-                place.unlink()
+                _remove_stale(place)
+            os.fchmod(listener.fileno(), 0o600)  # before the path exists
             listener.bind(str(place))
-            place.chmod(0o600)
             listener.listen(64)
             listener.setblocking(False)
         except OSError:

@@ -239,9 +239,10 @@ def remove(view: View, path: str) -> list[Change]:
     doomed = [path]
     for place in doomed:  # grows while it is walked
         node = view.find(place)
-        assert node is not None
-        for name in node.names():
+        for name in node.names() if node is not None else ():
             child = join(place, name)
+            if view.find(child) is None:
+                continue  # a transaction saw the directory before somebody else removed the child: its commit fails
             changes.append(Change(child, False, change_of(view, child).readable_by))
             doomed.append(child)
     for place in reversed(doomed):

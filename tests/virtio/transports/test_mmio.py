@@ -570,6 +570,8 @@ def test_an_access_executed_twice_ends_where_once_would(scene: str, count: int) 
     successor.transport.restore()
     successor.write(register, value)
 
+    fresh = {entry[1] for entry in successor.queues.log if entry[0] == "start"}
+    assert not fresh & set(killed.queues.running), "a ring that was being served starts from 0 again"
     assert successor.queues.running == undisturbed.queues.running
     # all but the interrupt status (a successor notifies to be safe) and the generation
     assert successor.page.view[4:40] == undisturbed.page.view[4:40]

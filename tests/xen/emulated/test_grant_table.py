@@ -144,13 +144,13 @@ def test_copy_in_both_directions(copier: Copier, domain: Domain) -> None:
     one, other = frames(domain, 2)
     first = domain.grants.allocate(DOM0, [one, other])
     domain.memory.write(one * PAGE_SIZE + 100, b"from the guest")
-    copier.buffer[1000:1012] = b"to the guest"
+    ctypes.memmove(copier.local(1000), b"to the guest", 12)
     statuses = copier.run(
         (copier.grant(first, 100), copier.local(), 14, FROM_GRANT),
         (copier.local(1000), copier.grant(first + 1, PAGE_SIZE - 12), 12, TO_GRANT),
     )
     assert statuses == [0, 0]
-    assert copier.buffer[:14] == b"from the guest"
+    assert copier.buffer.raw[:14] == b"from the guest"
     assert domain.memory.read((other + 1) * PAGE_SIZE - 12, 12) == b"to the guest"
     assert domain.grants.end_access(first)
 
@@ -193,7 +193,7 @@ def test_copies_follow_a_domid_to_its_next_domain(host: EmulatedHost, copier: Co
         guest.memory.write(gfn * PAGE_SIZE, guest.crash_reason.encode() if guest.crash_reason else b"old!")
         reference = guest.grants.allocate(DOM0, [gfn])
         assert copier.run((copier.grant(reference), copier.local(), 4, FROM_GRANT)) == [0]
-        return copier.buffer[:4]
+        return copier.buffer.raw[:4]
 
     assert copied(domain) == b"old!"
     host.destroy_domain(domain.domid)

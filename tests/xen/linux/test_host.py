@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,8 @@ class FakeKernel:
         error = self.failing.get(name or what)
         if error is not None:
             raise OSError(error, os.strerror(error))
-        return self.answers.get(name or what, lambda _: 0)(argument)
+        answer = self.answers.get(name or what)
+        return 0 if answer is None else answer(argument)
 
 
 @pytest.fixture
@@ -77,8 +78,8 @@ def directory(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def hypervisor(kernel: FakeKernel, directory: str) -> Iterator[Hypervisor]:
-    yield LinuxHypervisor(directory)
+def hypervisor(kernel: FakeKernel, directory: str) -> Hypervisor:
+    return LinuxHypervisor(directory)
 
 
 def refused(call: Callable[..., object], *arguments: object) -> HypervisorError:
@@ -254,7 +255,7 @@ def test_pages_granted_to_another_domain(kernel: FakeKernel, directory: str) -> 
         head = AllocGref.from_address(argument)
         assert (head.domid, head.flags, head.count) == (0, 1, 2)
         head.index = 0x3000
-        (ctypes.c_uint32 * 2).from_address(argument + 16)[:] = (20, 21)
+        (ctypes.c_uint32 * 2).from_address(argument + 16)[:] = [20, 21]
         return 0
 
     kernel.answers = {"alloc": allocate}
