@@ -40,7 +40,7 @@ actions = st.one_of(
         st.just(0),
     ),
 )
-sequences = st.lists(actions, max_size=40)
+sequences = st.lists(actions, min_size=15, max_size=40)  # hypothesis keeps lists of no least length short
 
 
 class CheckingQueues(FakeQueues):

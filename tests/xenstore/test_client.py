@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from xenvirtio.xenstore.profile import ZEPHYR_DOM0
 from xenvirtio.xenstore.serve import XenStoreService
 from xenvirtio.xenstore.server import XenStoreServer
 from xenvirtio.xenstore.snapshot import dump, restore
+from xenvirtio.xenstore.wire import MessageType
 
 
 @pytest.fixture
@@ -80,6 +82,20 @@ def test_directories_beyond_one_message(client: XenStoreClient, service: XenStor
     for name in names:
         client.mkdir(f"/big/{name}")
     assert client.directory("/big") == names
+
+
+def test_a_directory_that_changes_between_its_parts_is_read_from_the_start() -> None:
+    class Scripted(Operations):
+        parts = [("0", b"1\0a\0"), ("2", b"2\0\0"), ("0", b"2\0b\0"), ("2", b"2\0c\0\0")]
+
+        def _call(self, kind: MessageType, path: str, *rest: bytes, raw: bytes | None = None) -> bytes:
+            if kind == MessageType.DIRECTORY:
+                raise XenStoreError("E2BIG", "DIRECTORY", path)
+            offset, part = self.parts.pop(0)
+            assert rest == (offset.encode(),)
+            return part
+
+    assert Scripted().directory("/") == ["b", "c"]
 
 
 def test_domains(client: XenStoreClient) -> None:
@@ -241,10 +257,6 @@ def test_a_restart_in_the_middle_of_a_transaction_starts_it_over(path: Path) -> 
 
 
 def test_a_server_without_transactions_gets_the_operations_one_by_one(path: Path) -> None:
-    from dataclasses import replace
-
-    from xenvirtio.xenstore.wire import MessageType
-
     profile = replace(ZEPHYR_DOM0, operations=ZEPHYR_DOM0.operations - {MessageType.TRANSACTION_START})
     with XenStoreService(XenStoreServer(time.monotonic, profile=profile)) as service:
         service.listen(path)

@@ -148,6 +148,17 @@ def test_a_view_torn_by_others_is_still_walked_and_then_refused() -> None:
         transaction.commit()
 
 
+def test_a_child_that_a_torn_view_lists_can_be_made_and_removed() -> None:
+    tree = new_tree()
+    transaction = Transaction(tree)
+    write(transaction, "/a", b"1")
+    drop(tree, "/a/x")
+    write(transaction, "/a/x", b"1")
+    drop(transaction, "/a")
+    with pytest.raises(RefusedError, match="EAGAIN"):
+        transaction.commit()
+
+
 def test_a_stale_transaction_ends_as_a_conflict() -> None:
     with pytest.raises(RefusedError, match="EAGAIN"):
         StaleTransaction(new_tree()).commit()

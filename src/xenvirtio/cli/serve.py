@@ -41,6 +41,7 @@ EPILOG = """\
 signals:
   SIGTERM, SIGINT  finish what is under way and exit; guests keep waiting for a successor, nothing is lost
   SIGHUP           read the configuration again and look for grown disks
+  SIGUSR1          log what every guest has cost so far: accesses, wake-ups, requests, grant copies
 
 A process that was killed is replaced by simply starting another: it takes over the same IOREQ servers and the guests go
 on. Exit codes: 0 ended by signal, 1 failed, 2 wrong configuration.
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: supervisor.stop())
             signal.signal(signal.SIGHUP, lambda *_: supervisor.request_reload(lambda: _load(options.configuration)))
+            signal.signal(signal.SIGUSR1, lambda *_: supervisor.request_counters())
             supervisor.run()
     log.info("ended")
     return 0

@@ -60,6 +60,7 @@ class Supervisor:
         self._served: dict[EntryPath, DeviceKey] = {}
         self._complained: dict[EntryPath, str] = {}
         self._stopping = False
+        self._wants_counters = False
         self._reload: Callable[[], Configuration] | None = None
         own = store.read_optional("domid")
         self._root = f"/local/domain/{own or 0}/backend"
@@ -76,6 +77,20 @@ class Supervisor:
         """Re-read the configuration soon. Safe from a signal handler."""
         self._reload = load
 
+    def request_counters(self) -> None:
+        """Log what every guest has cost so far, soon. Safe from a signal handler."""
+        self._wants_counters = True
+
+    def counters(self) -> dict[str, dict[str, object]]:
+        """Totals by guest: `pump` (accesses, kicks, wakeups) and, by device, requests, batches, interrupts, grant use."""
+        return {
+            guest.identity.name or str(guest.identity.domid): {
+                "pump": guest.pump_counters(),
+                "devices": guest.device_counters(),
+            }
+            for guest in self._guests.values()
+        }
+
     def run(self) -> None:
         """Serve until `stop`; guests still alive then are left to a successor."""
         for kind in KINDS:
@@ -90,6 +105,9 @@ class Supervisor:
                     self._sync_safely()
                 if self._reload is not None:
                     self._apply_reload()
+                if self._wants_counters:
+                    self._wants_counters = False
+                    log.info("counters", extra={"guests": self.counters()})
         finally:
             for guest in self._guests.values():
                 guest.release()

@@ -13,8 +13,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar
 
+from xenvirtio.channels.unix_socket import UnixSocketChannel
 from xenvirtio.doctor.answers import Step
 from xenvirtio.errors import HypervisorError, XenStoreError
 from xenvirtio.ids import PAGE_SIZE, DomId
@@ -25,6 +27,7 @@ from xenvirtio.xen.linux.gntdev import GRANT_COPY, GrantCopy
 from xenvirtio.xen.linux.node import Node
 from xenvirtio.xen.linux.privcmd import IRQFD, RESTRICT, IrqFd, Privcmd, Restrict
 from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.connect import socket_paths
 
 OPENED_NODES = ("evtchn", "gntdev", "gntalloc", "xenbus")
 """Without privcmd, which can block, and xenbus_backend, which only xenstored has a use for."""
@@ -86,7 +89,7 @@ def probe_nodes(directory: str) -> Iterator[Step]:
             continue
         yield Step(name)
         if name == "gntdev":
-            yield attempt("grant_copy", lambda: node.ioctl("grant_copy", GRANT_COPY, GrantCopy(0, 0)))
+            yield attempt("grant_copy", partial(node.ioctl, "grant_copy", GRANT_COPY, GrantCopy(0, 0)))
         node.close()
 
 
@@ -193,10 +196,20 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def probe_xenstore(guest_name: str | None = None) -> Iterator[Step]:
-    """Read what a domain may read of itself, and find a guest by name. Never writes, so it is safe at any time."""
+    """Read what a domain may read of itself, and find a guest by name.
+
+    The client leaves the kernel's device alone until it is connected, so this is safe at any time.
+    """
+    sockets = [path for path in socket_paths(os.environ) if path.is_socket()]
+    if sockets:
+        yield attempt("socket", lambda: UnixSocketChannel.connect(sockets[0]).close())
     with XenStoreClient(timeout_s=XENSTORE_TIMEOUT_S) as store:
-        for key in ("domid", "target"):
-            yield _ask(key, lambda key=key: store.read(key))  # type: ignore[misc]
+        if not store.wait_ready(XENSTORE_TIMEOUT_S):
+            yield Step("connect", errno.ETIMEDOUT)
+            return
+        yield Step("connect")
+        yield _ask("domid", lambda: store.read("domid"))
+        yield _ask("target", lambda: store.read("target"))
         if guest_name is not None:
             yield _ask("guest", lambda: _find_guest(store, guest_name))
 

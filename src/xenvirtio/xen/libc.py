@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from typing import NoReturn
 
 PROT_NONE = 0
 PROT_READ = 1
@@ -31,7 +32,7 @@ _ioctl = _libc.ioctl
 _ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
-def _raise_errno() -> None:
+def _raise_errno() -> NoReturn:
     number = ctypes.get_errno()
     raise OSError(number, os.strerror(number))
 
@@ -45,7 +46,6 @@ def mmap(length_bytes: int, prot: int, flags: int, descriptor: int = -1, offset:
     result: int | None = _mmap(address, length_bytes, prot, flags, descriptor, offset)
     if result is None or result == _MAP_FAILED:
         _raise_errno()
-    assert result is not None
     return result
 
 

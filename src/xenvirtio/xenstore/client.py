@@ -94,19 +94,18 @@ class Operations:
 
     def _list_in_parts(self, path: str) -> bytes:
         names, generation = b"", b""
-        while not names.endswith(b"\0\0"):
+        while True:
             part = self._call(MessageType.DIRECTORY_PART, path, str(len(names)).encode())
             now, separator, rest = part.partition(b"\0")
             if not separator or not rest:
                 raise PeerProtocolError("DIRECTORY_PART without a list")
-            if now != generation and names:
+            if names and now != generation:
                 names = b""  # it changed under us: from the start
-            else:
-                names += rest
-            if rest == b"\0":
-                break
+                continue
             generation = now
-        return names[:-1]
+            names += rest
+            if names == b"\0" or names.endswith(b"\0\0"):
+                return names[:-1]
 
 
 class ClientTransaction(Operations):

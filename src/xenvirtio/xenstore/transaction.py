@@ -4,7 +4,9 @@ What always holds: a transaction sees each node as it was when the transaction f
 nobody else sees those before the commit. A commit succeeds when every node the transaction touched still has the
 generation it had then (absent counts as one); else it is EAGAIN and nothing has happened. Nodes it did not touch may
 change freely. Since writing reads the node first and creating one changes its parent, written nodes and the parents of
-created ones are all compared. A failed quota poisons the transaction: its END answers with that error.
+created ones are all compared. Nodes touched at different times may contradict each other (a directory lists a child
+that is gone): operations bear that, and the commit fails. A failed quota poisons the transaction: its END answers with
+that error.
 
 Source: C xenstored, tools/xenstored/transaction.c, as described in its opening comment.
 """
@@ -38,9 +40,20 @@ class _PrivateNode(Node):
             return self._names
         return chain((name for name in self._original.names() if name not in self._gone), self._names)
 
+    def has_name(self, name: str) -> bool:
+        if super().has_name(name):
+            return True
+        return self._original is not None and self._original.has_name(name) and name not in self._gone
+
+    def add_name(self, name: str) -> None:
+        if not self.has_name(name):
+            super().add_name(name)
+
     def remove_name(self, name: str) -> None:
-        if name in self._names:
+        if super().has_name(name):
             super().remove_name(name)
+            return
+        if not self.has_name(name):
             return
         self._gone.add(name)
         self.names_bytes -= len(name) + 1
@@ -71,7 +84,7 @@ class Transaction:
         self._changes: dict[str, Change] = {}
         self._poison: str | None = None
         self.private_bytes = 0
-        self.generation = tree.next_generation()
+        tree.next_generation()
 
     @property
     def has_written(self) -> bool:

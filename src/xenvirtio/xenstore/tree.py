@@ -42,6 +42,9 @@ class Node:
         """The children's leaf names."""
         return self._names
 
+    def has_name(self, name: str) -> bool:
+        return name in self._names
+
     def listing(self) -> bytes:
         """The children's names as DIRECTORY sends them, kept until they change."""
         if self._listing is None:

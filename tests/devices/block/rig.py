@@ -139,6 +139,7 @@ class Rig:
                 arena_bytes=arena_bytes,
             )
             engine.read_only = self.resource.read_only
+            engine.may_unmap = self.resource.can_discard
             engine.capacity_sectors = self.device.config.capacity
             self.device.engines = (engine,)
         self.device.activate(self.device.features if features is None else features)
@@ -152,9 +153,7 @@ class Rig:
         self.device_queue = SplitQueue(queue_size, desc, avail, used, self.memory, indirect=True)
         self.batch = ChainBatch(segment_capacity=4096)
         self.batches = 0
-        self.driver = BlockDriver(
-            self.queue, self.guest, self.serve, segment_bytes=segment_bytes, indirect=indirect
-        )
+        self.driver = BlockDriver(self.queue, self.guest, self.serve, segment_bytes=segment_bytes, indirect=indirect)
 
     @property
     def engine(self) -> BlockEngine:
@@ -194,5 +193,3 @@ def ranges(*entries: tuple[int, int, int]) -> bytes:
 
 def pattern(length_bytes: int, seed: int = 1) -> bytes:
     return bytes((seed * 131 + n * 7 + n // 251) & 0xFF for n in range(length_bytes))
-
-

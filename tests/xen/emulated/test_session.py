@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from xenvirtio.xen.emulated import Domain, EmulatedHost
+from xenvirtio.ids import ServerId
+from xenvirtio.xen.emulated import Domain, EmulatedHost, connect_emulated
 
 from .conftest import GuestThread
-from .register_backend import BASE
+from .register_backend import BASE, RegisterBackend
 
 Run = Callable[[Callable[[], object]], GuestThread]
 PROGRAM = Path(__file__).with_name("register_backend.py")
@@ -77,6 +78,22 @@ def test_a_killed_backend_is_succeeded_and_the_guest_notices_a_pause_only(
         guests = [run_guest(lambda: domain.vcpu(1).mmio_read(BASE, 4))]
     processes.start(domain, server)
     assert guests[0].join() == 0
+
+
+def test_what_a_killed_process_held_is_free_for_the_next_to_connect(
+    processes: BackendProcesses, domain: Domain, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        killed, server = processes.start(domain, "new")
+        killed.kill()
+        killed.wait()
+        hypervisor = connect_emulated(tmp_path / "xen")
+        heir = RegisterBackend(hypervisor, domain.domid, adopt=ServerId(server)).start()
+        domain.vcpu(1).mmio_write(BASE, 4, 6)
+        assert heir.registers == {BASE: 6}
+        heir.model.destroy_ioreq_server(heir.server)
+        heir.close()
+        hypervisor.close()
 
 
 def test_a_process_serves_a_guest(processes: BackendProcesses, host: EmulatedHost, domain: Domain) -> None:

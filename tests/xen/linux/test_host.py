@@ -14,7 +14,17 @@ from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 from xenvirtio.xen import libc
 from xenvirtio.xen.capabilities import Hypervisor
-from xenvirtio.xen.linux import LinuxHypervisor, dm_op, evtchn, gntdev, privcmd
+from xenvirtio.xen.linux import (
+    LinuxHypervisor,
+    device_model,
+    dm_op,
+    evtchn,
+    foreign_memory,
+    gntalloc,
+    gntdev,
+    node,
+    privcmd,
+)
 from xenvirtio.xen.linux.gntalloc import ALLOC_GREF, DEALLOC_GREF, AllocGref, GrantAllocator
 
 GUEST = DomId(3)
@@ -36,7 +46,10 @@ NAMES = {
 
 
 class FakeKernel:
-    """Records the calls that reach the C library; fails the ones it is told to fail."""
+    """Stands in for `libc` in the modules under test: records the calls, fails the ones it is told to fail."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(libc, name)
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -65,8 +78,8 @@ class FakeKernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
     kernel = FakeKernel()
-    for name in ("ioctl", "mmap", "munmap"):
-        monkeypatch.setattr(libc, name, getattr(kernel, name))
+    for module in (node, privcmd, device_model, foreign_memory, gntdev, gntalloc):
+        monkeypatch.setattr(module, "libc", kernel)
     return kernel
 
 

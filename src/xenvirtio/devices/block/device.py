@@ -118,6 +118,7 @@ class BlockDevice:
         self.features = self._offered_features()
         for engine in self.engines:
             engine.read_only = resource.read_only
+            engine.may_unmap = resource.can_discard
             engine.capacity_sectors = self._capacity_sectors()
 
     def _offered_features(self) -> int:

@@ -32,6 +32,7 @@ cdef class BlockEngine:
     cdef public bint writethrough
     cdef public bint discard
     cdef public bint write_zeroes
+    cdef public bint may_unmap
     cdef public unsigned long long requests
     cdef public unsigned long long errors
     cdef public unsigned long long bytes_read

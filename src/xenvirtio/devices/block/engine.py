@@ -127,6 +127,7 @@ class BlockEngine:
         self.writethrough = True
         self.discard = False
         self.write_zeroes = False
+        self.may_unmap = False
 
         self.requests = 0
         self.errors = 0
@@ -477,7 +478,7 @@ class BlockEngine:
 
     def _zero_range(self, offset: int, length: int, unmap: bool) -> bool:
         """Make a range read as zeros: by a hole, by the file system's own means, or by writing them."""
-        if unmap and fallocate(self._buffered_fd, PUNCH_HOLE | KEEP_SIZE, offset, length) >= 0:
+        if unmap and self.may_unmap and fallocate(self._buffered_fd, PUNCH_HOLE | KEEP_SIZE, offset, length) >= 0:
             return True
         if fallocate(self._buffered_fd, ZERO_RANGE | KEEP_SIZE, offset, length) >= 0:
             return True

@@ -10,7 +10,8 @@ class Counters:
     """Named counters that any thread may add to.
 
     Kinds: `mmio_exits`, `invalidates`, `events_to_backend`, `events_to_guest`, `interrupts`, `grant_copy_segments`,
-    and `hypercall.<operation>`.
+    and `hypercall.<operation>`. A backend notifies without asking the host, so an event to a guest counts when the
+    guest takes it, with all the notifications that merged into it.
     """
 
     def __init__(self) -> None:

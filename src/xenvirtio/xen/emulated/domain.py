@@ -59,8 +59,7 @@ class GuestEventChannels:
         poll.register(inbound, select.POLLIN)
         if not poll.poll(None if timeout_s is None else timeout_s * 1000):
             return False
-        os.eventfd_read(inbound)
-        self._counters.add("events_to_guest")
+        self._counters.add("events_to_guest", os.eventfd_read(inbound))
         return True
 
     def close(self, port: int) -> None:

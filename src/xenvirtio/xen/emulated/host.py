@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -51,9 +52,8 @@ class EmulatedHost:
         self._targets: dict[DomId, DomId] = {}
         self._subscribers: list[Callable[[DomainEvent, Domain], None]] = []
         self._listeners: list[tuple[socket.socket, str]] = []
-        self._connections: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._acceptors: list[threading.Thread] = []
+        self._connections: dict[socket.socket, threading.Thread] = {}
         self.create_domain(memory_bytes=4096)
 
     # -- the toolstack's side
@@ -143,7 +143,9 @@ class EmulatedHost:
         listener.bind(os.fspath(path))
         listener.listen()
         self._listeners.append((listener, os.fspath(path)))
-        self._start(lambda: self._accept(listener))
+        acceptor = threading.Thread(target=self._accept, args=(listener,), name="xen-accept", daemon=True)
+        self._acceptors.append(acceptor)
+        acceptor.start()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -151,39 +153,44 @@ class EmulatedHost:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            self._finish_dead_backends()
+            server = threading.Thread(target=self._serve, args=(connection,), name="xen-backend", daemon=True)
             with self._lock:
-                if self._closed:
-                    connection.close()
-                    return
-                self._connections.add(connection)
-                self._start(lambda connection=connection: self._serve(connection))  # type: ignore[misc]
+                self._connections[connection] = server
+                server.start()
+
+    def _finish_dead_backends(self) -> None:
+        """Drop what dead processes held before a new one is served, as a kernel does before it reports their end."""
+        poll = select.poll()
+        with self._lock:
+            servers = {connection.fileno(): server for connection, server in self._connections.items()}
+            for descriptor in servers:
+                poll.register(descriptor, select.POLLRDHUP)
+            dead = [servers[descriptor] for descriptor, _ in poll.poll(0)]
+        for server in dead:
+            server.join()
 
     def _serve(self, connection: socket.socket) -> None:
         serve_connection(self, connection)
         with self._lock:
-            self._connections.discard(connection)
+            del self._connections[connection]
             connection.close()
-
-    def _start(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name="xen-host", daemon=True)
-        with self._lock:
-            self._threads = [known for known in self._threads if known.is_alive()]
-            self._threads.append(thread)
-            thread.start()
 
     def close(self) -> None:
         """Power off: all guests end, all backends lose their connection."""
-        with self._lock:
-            self._closed = True
-            for connection in self._connections:
-                connection.shutdown(socket.SHUT_RDWR)
-            threads = list(self._threads)
         for listener, path in self._listeners:
             listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
             Path(path).unlink(missing_ok=True)
-        for thread in threads:
-            thread.join()
+        for acceptor in self._acceptors:
+            acceptor.join()
+        with self._lock:
+            servers = list(self._connections.values())
+            for connection in self._connections:
+                connection.shutdown(socket.SHUT_RDWR)
+        for server in servers:
+            server.join()
+        for listener, _ in self._listeners:
+            listener.close()
         for domain in self.domains():
             if domain.domid != DOM0:
                 self.destroy_domain(domain.domid)

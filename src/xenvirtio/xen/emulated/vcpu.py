@@ -40,7 +40,7 @@ class DataAbort(GuestCrashed):
 class Vcpu:
     """One vCPU of a domain. It does one access at a time, whatever the number of threads that use it."""
 
-    def __init__(self, domain: Domain, index: int, count: Callable[[str], None]) -> None:
+    def __init__(self, domain: Domain, index: int, count: Callable[[str, int], None]) -> None:
         self.index = index
         self.is_waiting = False
         """True while a request of this vCPU is unanswered."""
@@ -66,6 +66,7 @@ class Vcpu:
     def invalidate(self) -> None:
         """Tell all device models to drop their foreign mappings, as Xen does when the memory map has changed."""
         with self._lock:
+            self._domain.check_running()
             self._invalidate()
 
     def _access(self, address: int, size: int, *, is_read: bool, data: int) -> int:
@@ -75,7 +76,7 @@ class Vcpu:
             self._domain.check_running()
             if self._invalidate_due:
                 self._invalidate()
-            self._count("mmio_exits")
+            self._count("mmio_exits", 1)
             request = Request(RequestType.COPY, address, size, is_read, data)
             with self._domain.lock:
                 server = self._domain.servers.select(address, size)
@@ -91,7 +92,7 @@ class Vcpu:
             sent = [(server, self._send(server, request)) for server in self._domain.servers.enabled()]
         for server, slot in sent:
             if slot is not None:
-                self._count("invalidates")
+                self._count("invalidates", 1)
                 self._wait(server, slot)
 
     def _send(self, server: IoreqServer, request: Request) -> IoreqSlot | None:
@@ -104,7 +105,7 @@ class Vcpu:
             return None
         slot.publish(request)
         port.notify()
-        self._count("events_to_backend")
+        self._count("events_to_backend", 1)
         return slot
 
     def _wait(self, server: IoreqServer, slot: IoreqSlot) -> int:
@@ -132,13 +133,9 @@ class Vcpu:
             poll.poll()
             self._domain.check_running()
             if self.index in server.orphans:
-                poll.unregister(event)
+                poll.unregister(event)  # from here on only the end of the domain counts
                 continue
-            try:
-                os.eventfd_read(event)
-                self._count("events_to_guest")
-            except BlockingIOError:
-                pass
+            self._count("events_to_guest", os.eventfd_read(event))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
