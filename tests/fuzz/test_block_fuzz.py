@@ -35,6 +35,7 @@ CAPACITY_SECTORS = 64
 FILE_BYTES = 96 * 512
 """Larger than the capacity: what lies behind it is not the guest's."""
 
+HEADERS: tuple[list[int], ...] = ([16], [16], [16], [4, 12], [1, 15], [3, 3, 10])
 LENGTHS = (1, 1, 4, 15, 16, 17, 20, 511, 512, 513, 1024, 4096, 5000, 32768, 1 << 20, 0xFFFFFE00, 0xFFFFFFFF)
 KINDS = (0, 0, 0, 1, 1, 1, 4, 8, 11, 13, 2, 14, 0xFFFFFFFF)
 SECTORS = (0, 0, 1, 8, 60, 63, 64, 65, 1 << 32, (1 << 55) - 1, (1 << 64) - 1)
@@ -54,12 +55,13 @@ FAR = (
 class Driver:
     """Makes chains by a seeded random generator and remembers where the device may write."""
 
+    names: tuple[int, ...]
+
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.memory = GuardedMemory(GUEST_BYTES)
         self.memory.write(0, self.random.randbytes(GUEST_BYTES))
         self.may_change = bytearray(GUEST_BYTES)
-        self.granted_base = GRANTED
         self.regions = RegionMemory(
             RegionSource(
                 RegionTable(
@@ -81,23 +83,29 @@ class Driver:
         grants.revoked = {FIRST_REFERENCE + 3}
         self.granted = GrantMemory(grants, GUEST_DOMID)
 
-    def guest_memory(self) -> GuestMemory:
-        return self.random.choice((self.regions, self.granted, AddressSpace(self.regions, self.granted)))
-
-    def fill(self, batch: ChainBatch) -> None:
+    def fill(self, batch: ChainBatch) -> GuestMemory:
+        """Make the chains of a batch; return the memory to serve it with."""
+        memory, self.names = self.random.choice(
+            (
+                (self.regions, (LOW,)),
+                (self.granted, (GRANTED,)),
+                (AddressSpace(self.regions, self.granted), (LOW, GRANTED)),
+            )
+        )
         batch.clear()
         for chain in range(self.random.randint(1, 12)):
             self._add_chain(batch, chain)
             batch.count += 1
+        return memory
 
     def _add_chain(self, batch: ChainBatch, chain: int) -> None:
         batch.head[chain] = chain
         batch.first[chain] = batch.segments
         batch.written[chain] = 0
-        ordinary = self.random.random() < 0.6
-        base = self.random.choice((LOW, GRANTED))
-        readable = self._buffers(base, [16, *self._lengths()] if ordinary else self._lengths())
-        writable = self._buffers(base, [*self._lengths(), 1] if ordinary else self._lengths())
+        odd = self.random.random() < 0.05
+        base = self.random.choice(self.names)
+        readable = self._buffers(base, self._lengths() if odd else self.random.choice(HEADERS) + self._lengths())
+        writable = self._buffers(base, self._lengths()) + ([] if odd else [(base + self.random.randrange(64), 1)])
         self._write_header(readable)
         for address, length in readable + writable:
             batch.address[batch.segments] = address
@@ -119,9 +127,9 @@ class Driver:
         return [(self._address(base, length), length) for length in lengths]
 
     def _address(self, base: int, length: int) -> int:
-        if self.random.random() < 0.06:
+        if self.random.random() < 0.04:
             return self.random.choice(FAR)
-        return base + self.random.randrange(max(GUEST_BYTES - length, 1))
+        return base + self.random.randrange(PAGE_SIZE, max(GUEST_BYTES - length, PAGE_SIZE + 1))
 
     def _write_header(self, readable: list[tuple[int, int]]) -> None:
         """Put something like a request where the chain starts, as far as that is memory."""
@@ -142,10 +150,11 @@ class Driver:
         return None
 
     def _note_writable(self, address: int, length: int) -> None:
-        offset = self._offset(address)
-        if offset is not None:
-            end = min(offset + length, READ_ONLY_PAGE * PAGE_SIZE)
-            self.may_change[offset:end] = b"\1" * max(end - offset, 0)
+        """Mark what [address, address + length) covers of our memory under either name, also after a wrap."""
+        for base in (LOW, GRANTED, LOW + (1 << 64), GRANTED + (1 << 64)):
+            start = max(address - base, 0)
+            end = min(address + length - base, READ_ONLY_PAGE * PAGE_SIZE)
+            self.may_change[start:end] = b"\1" * max(end - start, 0)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([PAGE_SIZE, 4 << 20]), st.booleans(), st.booleans())
@@ -162,10 +171,10 @@ def test_nonsense_from_the_driver(seed: int, arena_bytes: int, writethrough: boo
         engine.discard = engine.write_zeroes = engine.may_unmap = True
         batch = ChainBatch()
         for _ in range(6):
-            driver.fill(batch)
+            memory = driver.fill(batch)
             before = driver.memory.contents()
             try:
-                engine.process(batch, driver.guest_memory())
+                engine.process(batch, memory)
             except GuestError:
                 pass
             else:
