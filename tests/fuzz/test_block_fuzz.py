@@ -154,7 +154,8 @@ class Driver:
         for base in (LOW, GRANTED, LOW + (1 << 64), GRANTED + (1 << 64)):
             start = max(address - base, 0)
             end = min(address + length - base, READ_ONLY_PAGE * PAGE_SIZE)
-            self.may_change[start:end] = b"\1" * max(end - start, 0)
+            if start < end:
+                self.may_change[start:end] = b"\1" * (end - start)
 
 
 @given(st.integers(0, 2**32), st.sampled_from([PAGE_SIZE, 4 << 20]), st.booleans(), st.booleans())

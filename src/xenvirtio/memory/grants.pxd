@@ -1,17 +1,21 @@
 cimport cython
 
 from xenvirtio.memory.guest_memory cimport GuestMemory
-from xenvirtio.memory.raw cimport load_u16, store_u16, store_u32, store_u64
+from xenvirtio.memory.raw cimport ioctl, load_u16, store_u16, store_u32, store_u64
 from xenvirtio.memory.transfer cimport TransferList
 
 cdef unsigned long long GRANT_BIT, REFERENCE_LIMIT
 cdef unsigned int PAGE_SIZE, SEGMENT_BYTES
+cdef unsigned long IOCTL_GRANT_COPY
 cdef unsigned short SOURCE_IS_REFERENCE, DESTINATION_IS_REFERENCE
 
 
 
 cdef class GrantMemory(GuestMemory):
     cdef object _grants
+    cdef int _descriptor
+    cdef object _argument_buffer
+    cdef size_t _argument
     cdef unsigned short _domid
     cdef public unsigned long long calls
     cdef public unsigned long long segments

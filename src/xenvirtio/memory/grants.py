@@ -23,7 +23,7 @@ except ImportError:
     from xenvirtio import interpreted as cython
 
 if not cython.compiled:
-    from xenvirtio.memory.raw import load_u16, store_u16, store_u32, store_u64
+    from xenvirtio.memory.raw import ioctl, load_u16, store_u16, store_u32, store_u64
 
 GRANT_BIT = 1 << 63
 PAGE_SIZE = 4096
@@ -32,6 +32,7 @@ SEGMENT_BYTES = 24
 SOURCE_IS_REFERENCE = 1
 DESTINATION_IS_REFERENCE = 2
 INITIAL_SEGMENTS = 512
+IOCTL_GRANT_COPY = 0x00104708
 
 
 class GrantMemory(GuestMemory):
@@ -40,6 +41,9 @@ class GrantMemory(GuestMemory):
     def __init__(self, grants: Grants, domid: int) -> None:
         self.run = 0
         self._grants = grants
+        self._descriptor = getattr(grants, "gntdev_descriptor", -1)
+        self._argument_buffer = HostBuffer(16)
+        self._argument = self._argument_buffer.address
         self._domid = domid
         self.calls = 0
         self.segments = 0
@@ -112,6 +116,10 @@ class GrantMemory(GuestMemory):
         return failures
 
     def _run(self, count: int) -> bool:
+        if self._descriptor >= 0:
+            store_u32(self._argument, count)
+            store_u64(self._argument + 8, self._base)
+            return ioctl(self._descriptor, IOCTL_GRANT_COPY, self._argument) >= 0
         try:
             self._grants.copy(self._base, count)
         except HypervisorError:

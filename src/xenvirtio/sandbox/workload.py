@@ -93,12 +93,12 @@ class DiskModel:
             self._allowed[block] = (generation,)
 
     def check(self, first: int, data: bytes, where: str) -> int:
-        """Compare what was read from block `first` on; return the number of right bytes.
+        """Compare what was read from block `first` on, whole blocks; return the number of right bytes.
 
         A block that might have held several generations holds from now on the one that was seen.
         """
         right = 0
-        for number in range(-(-len(data) // BLOCK_BYTES)):
+        for number in range(len(data) // BLOCK_BYTES):
             block = first + number
             found = data[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
             for generation in self._allowed[block]:
@@ -167,7 +167,8 @@ class Workload:
     depth: int = 8
     requests: int = 0
     """Completed ones."""
-    bytes_read: int = 0
+    bytes_right: int = 0
+    """Read while running, and found right."""
     _in_flight: dict[int, _Read | _Change | _Flush] = field(default_factory=dict)
     _busy: set[int] = field(default_factory=set)
 
@@ -263,9 +264,10 @@ class Workload:
         if completion.status != S_OK:
             self.model.fail(f"{operation} ended with status {completion.status}")
         elif isinstance(operation, _Read):
-            if len(completion.data) != len(operation.blocks) * BLOCK_BYTES:
+            if len(completion.data) == len(operation.blocks) * BLOCK_BYTES:
+                self.bytes_right += self.model.check(operation.blocks.start, completion.data, "in the guest")
+            else:
                 self.model.fail(f"{operation} returned {len(completion.data)} bytes")
-            self.bytes_read += self.model.check(operation.blocks.start, completion.data, "in the guest")
         elif isinstance(operation, _Change) and operation.is_exact:
             self.model.has_become(operation.blocks, operation.generation)
 

@@ -1,7 +1,7 @@
 cimport cython
 
 from xenvirtio.memory.guest_memory cimport GuestMemory
-from xenvirtio.memory.raw cimport or_u32, read, store_u64, wait_readable, write
+from xenvirtio.memory.raw cimport or_u32, read, store_u64, write
 from xenvirtio.virtqueue.batch cimport ChainBatch
 from xenvirtio.virtqueue.split cimport SplitQueue
 

@@ -23,7 +23,7 @@ except ImportError:
     from xenvirtio import interpreted as cython
 
 if not cython.compiled:
-    from xenvirtio.memory.raw import or_u32, read, store_u64, wait_readable, write
+    from xenvirtio.memory.raw import or_u32, read, store_u64, write
 
 CHAINS_PER_BATCH = 64
 USED_BUFFER = 1
@@ -82,10 +82,8 @@ class QueueRunner:
         """Drain at every kick until `stop`, or until the driver breaks a rule (reported through `fail`)."""
         self._drain_all()  # buffers offered before we listened, or left by a predecessor
         while not self._stopping:
-            if wait_readable(self._kick_fd, -1, -1) > 0:
-                read(self._kick_fd, self._scratch, 8)
-                if not self._stopping:
-                    self._drain_all()
+            if read(self._kick_fd, self._scratch, 8) > 0 and not self._stopping:
+                self._drain_all()
 
     def _drain_all(self) -> None:
         try:

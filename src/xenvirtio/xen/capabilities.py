@@ -36,6 +36,9 @@ class EventChannels(Protocol):
 
     A port read from it stays masked until `unmask`; an event that is read but never written back silences that
     port for good. Binding an interdomain port makes it pending at once, so the first event is usually spurious.
+
+    An implementation whose `fileno()` is Xen's own node says so with a true attribute `is_evtchn_node`; compiled code
+    then does the same by plain read, write and ioctl on it.
     """
 
     def fileno(self) -> int:
@@ -107,7 +110,11 @@ class ForeignMemory(Protocol):
 
 
 class Grants(Protocol):
-    """One open /dev/xen/gntdev."""
+    """One open /dev/xen/gntdev.
+
+    An implementation over the node itself has an attribute `gntdev_descriptor`; compiled code then issues the ioctl of
+    `copy` on it.
+    """
 
     def map(self, domid: DomId, references: Sequence[GrantRef], *, writable: bool) -> Mapping:
         """Map granted pages side by side; any bad reference fails the whole call with EINVAL."""

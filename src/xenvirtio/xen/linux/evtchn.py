@@ -43,6 +43,9 @@ class RestrictDomid(ctypes.Structure):
 class LinuxEventChannels:
     """`EventChannels` over one open device node."""
 
+    is_evtchn_node = True
+    """The pump may read, write and notify on `fileno()` itself, in compiled code."""
+
     def __init__(self, path: str, domid: DomId | None = None) -> None:
         self._node = Node(path, os.O_NONBLOCK)
         self._notifications: dict[EventPort, PortArgument] = {}

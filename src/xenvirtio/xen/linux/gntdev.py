@@ -46,6 +46,11 @@ class LinuxGrants:
         self._node = Node(path)
         self._mappings = OpenMappings()
 
+    @property
+    def gntdev_descriptor(self) -> int:
+        """For compiled code that issues GRANT_COPY itself."""
+        return self._node.descriptor
+
     def map(self, domid: DomId, references: Sequence[GrantRef], *, writable: bool) -> OwnedMapping:
         count = len(references)
         if count == 0:
