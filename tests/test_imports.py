@@ -130,11 +130,6 @@ def is_within(name: str, allowed: set[str]) -> bool:
     return any(name == package or name.startswith(package + ".") for package in allowed)
 
 
-def rows_of(name: str) -> set[str]:
-    """What `name` itself counts as: an import of `virtio.transports.mmio` is one of its nearest package."""
-    return {Module(name, frozenset(), frozenset()).package}
-
-
 def upward(module: Module) -> list[str]:
     """Imports that the row of the module's package (and its exemption) do not allow."""
     exempt = EXEMPT[module.name].imports if module.name in EXEMPT else set()

@@ -8,13 +8,14 @@ Statements come from tests/conformance/virtio-1.4-cs01.tsv (ids, keywords and pl
 it), proofs from `@pytest.mark.spec("id", ...)` anywhere under tests/, read from the source without running it, and
 what does not apply from the dicts {id: reason} in tests/conformance/not_applicable_*.py.
 
-Exit status: 0 done, 1 the page is stale, 2 a mark or reason is wrong (each named by file and line).
+Exit status: 0 done, 1 the page is stale, 2 a mark or reason is wrong (each is named with its place).
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import runpy
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -61,7 +62,7 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class MarkedTest:
     """A marked test and where it stands; `path` is relative to the repository."""
 
     name: str
@@ -74,7 +75,7 @@ class Coverage:
     """Everything the page is made of. `problems` are lines for people; with any, the page must not be written."""
 
     statements: dict[str, Statement]
-    proofs: dict[str, list[Test]] = field(default_factory=dict)
+    proofs: dict[str, list[MarkedTest]] = field(default_factory=dict)
     not_applicable: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -116,7 +117,7 @@ def _collect_file(coverage: Coverage, path: Path, name: str) -> None:
         coverage.problems.append(f"{name}:{error.lineno}: {error.msg}")
         return
     if path.name.startswith("not_applicable_"):
-        _collect_reasons(coverage, module, name)
+        _collect_reasons(coverage, path, name)
         return
     for test, mark in _marks(module, name):
         if not mark.args or mark.keywords:
@@ -125,7 +126,7 @@ def _collect_file(coverage: Coverage, path: Path, name: str) -> None:
             _add_proof(coverage, test, argument)
 
 
-def _add_proof(coverage: Coverage, test: Test, argument: ast.expr) -> None:
+def _add_proof(coverage: Coverage, test: MarkedTest, argument: ast.expr) -> None:
     where = f"{test.path}:{argument.lineno}"
     if not isinstance(argument, ast.Constant) or not isinstance(argument.value, str):
         coverage.problems.append(
@@ -141,7 +142,7 @@ def _add_proof(coverage: Coverage, test: Test, argument: ast.expr) -> None:
             tests.append(test)
 
 
-def _marks(module: ast.Module, path: str) -> Iterator[tuple[Test, ast.Call]]:
+def _marks(module: ast.Module, path: str) -> Iterator[tuple[MarkedTest, ast.Call]]:
     """Yield every spec mark with the test it stands on: on a function, on its class, or on the whole module."""
     of_module = list(_module_marks(module))
     for node in module.body:
@@ -156,8 +157,8 @@ def _marks(module: ast.Module, path: str) -> Iterator[tuple[Test, ast.Call]]:
 
 def _of_function(
     node: ast.FunctionDef | ast.AsyncFunctionDef, path: str, inherited: list[ast.expr]
-) -> Iterator[tuple[Test, ast.Call]]:
-    test = Test(node.name, path, node.lineno)
+) -> Iterator[tuple[MarkedTest, ast.Call]]:
+    test = MarkedTest(node.name, path, node.lineno)
     own = [mark for mark in node.decorator_list if _is_spec(mark)]
     if node.name.startswith("test_"):
         own += inherited
@@ -178,23 +179,18 @@ def _is_spec(decorator: ast.expr) -> bool:
     return ast.unparse(function) in ("pytest.mark.spec", "mark.spec")
 
 
-def _collect_reasons(coverage: Coverage, module: ast.Module, name: str) -> None:
-    constants: dict[str, object] = {}
-    for node in module.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            constants.update((target.id, node.value.value) for target in node.targets if isinstance(target, ast.Name))
-        if not isinstance(node, ast.Assign | ast.AnnAssign) or not isinstance(node.value, ast.Dict):
+def _collect_reasons(coverage: Coverage, path: Path, name: str) -> None:
+    """Run the file (constants only) and take every public dict in it."""
+    for variable, reasons in runpy.run_path(str(path)).items():
+        if not variable.isupper() or variable.startswith("_") or not isinstance(reasons, dict):
             continue
-        for key, value in zip(node.value.keys, node.value.values, strict=True):
-            where = f"{name}:{value.lineno}"
-            id_ = key.value if isinstance(key, ast.Constant) else None
-            reason = constants.get(value.id) if isinstance(value, ast.Name) else getattr(value, "value", None)
+        for id_, reason in reasons.items():
             if id_ not in coverage.statements:
-                coverage.problems.append(f"{where}: no statement {id_!r} in {STATEMENTS}")
-            elif not isinstance(id_, str) or id_ in coverage.not_applicable:
-                coverage.problems.append(f"{where}: {id_} has a reason already")
+                coverage.problems.append(f"{name}: {variable}: no statement {id_!r} in {STATEMENTS}")
+            elif id_ in coverage.not_applicable:
+                coverage.problems.append(f"{name}: {variable}: {id_} has a reason already")
             elif not isinstance(reason, str) or not reason.strip():
-                coverage.problems.append(f"{where}: {id_} needs a reason, as a string or a constant above")
+                coverage.problems.append(f"{name}: {variable}: {id_} needs a reason")
             else:
                 coverage.not_applicable[id_] = " ".join(reason.split())
 

@@ -9,6 +9,7 @@ ENGINE_MODULES: tuple[str, ...] = (
     "xenvirtio.virtqueue.batch",
     "xenvirtio.virtqueue.split",
     "xenvirtio.virtqueue.driver",
+    "xenvirtio.virtio.registers",
     "xenvirtio.virtio.queue_runner",
     "xenvirtio.ioreq.pump",
     "xenvirtio.devices.block.engine",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from xenvirtio.doctor import runner
+from xenvirtio.doctor import probe, runner
 from xenvirtio.doctor.answers import Answers, Step
 from xenvirtio.doctor.probe import probe_device_model, probe_nodes, probe_privcmd
 from xenvirtio.doctor.runner import run_probe
 from xenvirtio.errors import HypervisorError
+from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.serve import XenStoreService
 
 HERE = Path(__file__).parent
 
@@ -119,3 +122,29 @@ def test_a_refused_server_is_not_destroyed() -> None:
     model = _Model(create=errno.EPERM)
     assert _probe(model).failed("create", errno.EPERM)
     assert "destroy" not in model.done
+
+
+def test_the_xenstore_probe_finds_a_guest_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "socket"
+    monkeypatch.setenv("XENSTORED_PATH", str(path))
+    with XenStoreService() as service, XenStoreClient.at(path) as store:
+        service.listen(path)
+        store.write("/local/domain/0/domid", "0")
+        store.write("/local/domain/9/name", "linux-1")
+        answers = run_probe("xenstore", ["linux-1"])
+        assert answers.worked("socket")
+        assert answers.value("domid") == "0"
+        assert answers.failed("target", errno.ENOENT)
+        assert answers.value("guest") == "9"
+        assert run_probe("xenstore", ["linux-2"]).failed("guest", errno.ENOENT)
+
+
+def test_the_xenstore_probe_tells_a_dead_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "socket"
+    monkeypatch.setenv("XENSTORED_PATH", str(path))
+    monkeypatch.setattr(probe, "XENSTORE_TIMEOUT_S", 0.2)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    answers = Answers.of(*probe.probe_xenstore())
+    assert answers.failed("socket", errno.ECONNREFUSED)
+    assert answers.failed("connect", errno.ETIMEDOUT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtio.fakes import FakeDevice, FakeQueues, Machine
@@ -102,7 +102,6 @@ def perform(machine: Machine, action: str, offset: int, size: int, value: int) -
     return machine
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(sequences)
 def test_no_sequence_of_accesses_breaks_the_transport(sequence: list[tuple[str, int, int, int]]) -> None:
     machine = make()

@@ -404,10 +404,15 @@ def test_more_chains_than_a_batch_holds_come_in_the_next() -> None:
 @pytest.mark.parametrize("segment_capacity", [16, 17, 31, 40, 64])
 def test_more_segments_than_a_batch_holds_come_in_the_next(segment_capacity: int) -> None:
     ring = Ring(16, segment_capacity=segment_capacity)
-    heads = [ring.driver.offer([(A + n, 1)], [(B + n, 1)]) for n in range(8)]
+    for index in range(15):
+        ring.describe(index, A + index, 1, NEXT, index + 1)
+    ring.describe(15, A + 15, 1)
+    heads = [14, 0, 13, 12, 0, 9, 8, 14, 15, 1, 15, 0, 0, 3, 7, 15]  # chains of 2, 16, 3, ... buffers
+    ring.offer_heads(*heads)
     got = []
     while chains := ring.take():
         got += [chain.head for chain in chains]
+        assert all(len(chain.readable) == 16 - chain.head for chain in chains)
     assert got == heads
 
 
@@ -747,5 +752,5 @@ def test_a_full_turn_of_the_indices() -> None:
         assert [token for token, _ in ring.driver.collect()] == list(range(256))
         assert not ring.driver.enable_interrupts()
         assert not ring.queue.rearm_kicks()
-        expected += 256
-        assert ring.used_index == expected & 0xFFFF
+        expected = (expected + 256) & 0xFFFF
+        assert ring.used_index == ring.queue.used_index == ring.queue.last_avail == expected

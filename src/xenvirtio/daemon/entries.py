@@ -21,6 +21,10 @@ WINDOW_BYTES = 0x200
 """Register window of one virtio-mmio slot (xen/include/public/arch-arm.h via libxl_arm.c, VIRTIO_MMIO_DEV_SIZE)."""
 
 
+SPI_FIRST, SPI_LAST = 32, 1019
+"""The GIC's shared interrupts, the only ones that Xen lets a device model raise (xen/arch/arm/dm.c)."""
+
+
 class XenbusState(IntEnum):
     """Source: xen/include/public/io/xenbus.h."""
 
@@ -80,6 +84,10 @@ def parse_entry(path: EntryPath, keys: Mapping[str, str]) -> BackendEntry:
         )
     if base % WINDOW_BYTES:
         raise ConfigurationError(where, f"base {base:#x} is not a multiple of {WINDOW_BYTES:#x}")
+    if not SPI_FIRST <= irq <= SPI_LAST:
+        raise ConfigurationError(where, f"irq {irq} is not a shared interrupt", f"allowed: {SPI_FIRST} to {SPI_LAST}")
+    if "\0" in keys.get("params", ""):
+        raise ConfigurationError(where, f"params is {keys['params']!r}, not a path")
     return BackendEntry(
         path=path,
         base=base,

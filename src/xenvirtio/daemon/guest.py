@@ -153,8 +153,14 @@ class GuestBackend:
                 self._access,
                 transport_features,
             )
+        except XenvirtioError:
+            if not restored:
+                self._state.release(slot)
+            raise
+        try:
             self._map_range(key)
         except XenvirtioError:
+            host.stop()
             if not restored:
                 self._state.release(slot)
             raise

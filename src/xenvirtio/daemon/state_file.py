@@ -23,6 +23,7 @@ DEVICE_SLOTS = 16
 """Xen's toolstack gives a guest at most 11 virtio-mmio windows (xen/include/public/arch-arm.h, SPIs 33 to 43)."""
 
 NO_SERVER = 0xFFFFFFFF
+IDENTITY_BYTES = 64
 FILE_BYTES = PAGE_SIZE * (1 + DEVICE_SLOTS)
 
 
@@ -42,7 +43,7 @@ class _Header(ctypes.LittleEndianStructure):
         ("magic", ctypes.c_char * 8),
         ("domid", ctypes.c_uint32),
         ("server", ctypes.c_uint32),
-        ("identity", ctypes.c_char * 64),
+        ("identity", ctypes.c_char * IDENTITY_BYTES),
         ("slots", _Slot * DEVICE_SLOTS),
     ]
 
@@ -63,23 +64,26 @@ class GuestState:
 
     def __init__(self, path: Path, domid: DomId, identity: str) -> None:
         self.path = path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            os.ftruncate(descriptor, FILE_BYTES)
-            self._map = mmap.mmap(descriptor, FILE_BYTES)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.ftruncate(descriptor, FILE_BYTES)
+                self._map = mmap.mmap(descriptor, FILE_BYTES)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise ResourceError(f"{path}: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+        # a domain name or UUID comes from XenStore, where it may be any bytes of any length
+        owner = identity.encode("utf-8", "surrogateescape").partition(b"\0")[0][:IDENTITY_BYTES]
         self._header = _Header.from_buffer(self._map)
         self._anchor = ctypes.c_char.from_buffer(self._map)
-        same = (self._header.magic, self._header.domid, self._header.identity) == (MAGIC, domid, identity.encode())
+        same = (self._header.magic, self._header.domid, self._header.identity) == (MAGIC, domid, owner)
         self.inherited = same and self._header.server != NO_SERVER
         if not same:
             ctypes.memset(ctypes.addressof(self._anchor), 0, FILE_BYTES)
             self._header.server = NO_SERVER
             self._header.domid = domid
-            self._header.identity = identity.encode()
+            self._header.identity = owner
             self._header.magic = MAGIC
 
     @property
@@ -136,4 +140,4 @@ class GuestState:
 
 
 def _key_of(slot: _Slot) -> DeviceKey:
-    return DeviceKey(slot.kind.decode(), slot.devid, slot.type, slot.base, slot.irq)
+    return DeviceKey(slot.kind.decode("ascii", "replace"), slot.devid, slot.type, slot.base, slot.irq)

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 from xenvirtio.daemon.configuration import Configuration
 from xenvirtio.daemon.device_factory import DeviceFactory
-from xenvirtio.daemon.entries import KINDS, BackendEntry, EntryPath, XenbusState, parse_entry
+from xenvirtio.daemon.entries import KINDS, EntryPath, XenbusState, parse_entry
 from xenvirtio.daemon.guest import GuestBackend, GuestIdentity
 from xenvirtio.daemon.state_file import DeviceKey
 from xenvirtio.errors import ConfigurationError, XenStoreError, XenvirtioError
 from xenvirtio.ids import DomId
+from xenvirtio.virtio.device import Device
 from xenvirtio.xen.capabilities import Hypervisor
 from xenvirtio.xenstore.client import Operations, XenStoreClient
 
@@ -55,6 +56,8 @@ class Supervisor:
         self._hypervisor = hypervisor
         self._store = store
         self._configuration = configuration
+        self._state_dir = configuration.daemon.state_dir
+        """Where it was at the start: its lock is held, and running guests have their files there."""
         self._factory = DeviceFactory(configuration)
         self._guests: dict[DomId, GuestBackend] = {}
         self._served: dict[EntryPath, DeviceKey] = {}
@@ -132,6 +135,8 @@ class Supervisor:
         except ConfigurationError as error:
             log.error("configuration not changed: %s", error)
             return
+        if self._configuration.daemon.state_dir != self._state_dir:
+            log.warning("state_dir stays %s until the next start", self._state_dir)
         self._factory = DeviceFactory(self._configuration)
         self._complained.clear()
         for guest in self._guests.values():
@@ -162,7 +167,7 @@ class Supervisor:
                     self._close_entry(entry.path)
             fresh = [entry for entry in wanted if not entry.is_going]
             if fresh:
-                self._serve_guest(domid, fresh)
+                self._serve_guest(domid, fresh, set(found))
         self._reap(set(found))
 
     def _find_entries(self) -> list[_Found]:
@@ -186,7 +191,7 @@ class Supervisor:
     def _read_entry(self, path: EntryPath) -> _Found | None:
         """Read one directory; None when it is not complete (its `state` is written in the same transaction)."""
         state = self._store.read_optional(f"{path}/state")
-        if state is None or not state.isdigit():
+        if state is None or not (state.isascii() and state.isdigit()):
             return None
         keys: dict[str, str] = {}
         for name in ("base", "irq", "type", "transport", "params", "mode", "online"):
@@ -195,44 +200,57 @@ class Supervisor:
                 keys[name] = value
         return _Found(path, int(state), keys.get("online", "1") != "0", keys)
 
-    def _serve_guest(self, domid: DomId, entries: list[_Found]) -> None:
+    def _serve_guest(self, domid: DomId, entries: list[_Found], present: set[EntryPath]) -> None:
         identity = self._identify(domid)
-        devices = [(entry, parsed) for entry in entries if (parsed := self._parse(entry)) is not None]
-        plans = [(entry, parsed, settings) for entry, parsed in devices
-                 if (settings := self._settings(identity, entry, parsed)) is not None]
-        if not plans:
-            return
-        guest = self._guests.get(domid)
+        made = [(entry, *parts) for entry in entries if (parts := self._make(identity, entry)) is not None]
+        if not made:
+            return  # the guest is not touched for devices that cannot be served
         try:
+            guest = self._guests.get(domid)
             if guest is None:
-                guest = GuestBackend(self._hypervisor, identity, self._configuration.daemon.state_dir)
+                guest = GuestBackend(self._hypervisor, identity, self._state_dir)
                 self._guests[domid] = guest
                 log.info("guest found", extra={"guest": str(identity), "adopted": guest.adopted})
-            for entry, parsed, settings in plans:
-                self._attach(guest, entry, parsed, settings)
-            for key in guest.recorded:
+        except XenvirtioError as error:
+            for entry, _, device, _ in made:
+                device.close()
+                self._complain_once(entry.path, f"{identity}: {error}")
+            return
+        for entry, key, device, transport_features in made:
+            self._attach(guest, entry, key, device, transport_features)
+        shown = {(path.kind, path.devid) for path in present if path.domid == domid}
+        for key in guest.recorded:
+            # A device that is shown but cannot be served now keeps its range: without it the guest would crash.
+            if (key.kind, key.devid) not in shown:
                 guest.detach(key)
+        try:
             guest.start()
         except XenvirtioError as error:
-            self._complain_once(plans[0][0].path, f"{identity}: {error}")
+            self._complain_once(made[0][0].path, f"{identity}: {error}")
             return
-        for entry, _, _ in plans:
+        for entry, *_ in made:
             if entry.path in self._served and entry.state == XenbusState.INITIALISING:
                 self._write_state(entry.path, XenbusState.INIT_WAIT)
 
-    def _attach(
-        self, guest: GuestBackend, entry: _Found, parsed: BackendEntry, settings: DeviceFactory.Plan
-    ) -> None:
-        key = DeviceKey(entry.path.kind, entry.path.devid, parsed.device_type, parsed.base, parsed.irq)
+    def _make(self, identity: GuestIdentity, entry: _Found) -> tuple[DeviceKey, Device, int] | None:
+        """Make the device of an entry: (key, device, transport features), or None and a complaint."""
         try:
-            device = settings.make()
+            parsed = parse_entry(entry.path, entry.keys)
+            plan = self._factory.plan(identity, parsed)
+            if plan is None:
+                return None
+            device = plan.make()
         except XenvirtioError as error:
             self._complain_once(entry.path, str(error))
-            return
+            return None
+        key = DeviceKey(entry.path.kind, entry.path.devid, parsed.device_type, parsed.base, parsed.irq)
+        return key, device, plan.transport_features
+
+    def _attach(
+        self, guest: GuestBackend, entry: _Found, key: DeviceKey, device: Device, transport_features: int
+    ) -> None:
         try:
-            guest.attach(
-                key, device, settings.transport_features, was_running=entry.state != XenbusState.INITIALISING
-            )
+            guest.attach(key, device, transport_features, was_running=entry.state != XenbusState.INITIALISING)
         except XenvirtioError as error:
             device.close()
             self._complain_once(entry.path, str(error))
@@ -249,20 +267,6 @@ class Supervisor:
             return self._store.read_optional(path)
         except XenStoreError:
             return None  # a driver domain may not look
-
-    def _parse(self, entry: _Found) -> BackendEntry | None:
-        try:
-            return parse_entry(entry.path, entry.keys)
-        except ConfigurationError as error:
-            self._complain_once(entry.path, str(error))
-            return None
-
-    def _settings(self, identity: GuestIdentity, entry: _Found, parsed: BackendEntry) -> DeviceFactory.Plan | None:
-        try:
-            return self._factory.plan(identity, parsed)
-        except ConfigurationError as error:
-            self._complain_once(entry.path, str(error))
-            return None
 
     def _complain_once(self, path: EntryPath, problem: str) -> None:
         if self._complained.get(path) != problem:

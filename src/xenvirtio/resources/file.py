@@ -36,7 +36,7 @@ class FileResource:
         self.read_only = read_only
         self.buffered_fd = fd
         self.fd = fd if direct_fd is None else direct_fd
-        self.direct_alignment = 0 if direct_fd is None else _probe_direct_alignment(direct_fd)
+        self.direct_alignment = 0 if direct_fd is None else _probe_direct_alignment(path, direct_fd)
         self.is_block_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.size_bytes = 0
         self.refresh_size()
@@ -112,6 +112,8 @@ def _check_size(resource: FileResource) -> None:
             f"has {exact} bytes, not a multiple of {SECTOR_BYTES}",
             f"give a raw image, or pad it: truncate -s {whole} {resource.path}",
         )
+    if exact == 0 and resource.is_block_device:
+        raise ConfigurationError(resource.path, "is a block device of size 0", "attach its medium or image first")
     if exact == 0:
         raise ConfigurationError(resource.path, "is empty", f"give it a size: truncate -s 1G {resource.path}")
 
@@ -124,9 +126,9 @@ def _explain(name: str, error: OSError, read_only: bool) -> XenvirtioError:
         parent = next(folder for folder in Path(name).absolute().parents if folder.is_dir())
         return ConfigurationError(name, "does not exist", f"create it, or correct the path ({parent} exists)")
     if number in (errno.EACCES, errno.EPERM):
-        return ConfigurationError(
-            name, f"permission denied for {wanted}", "run as a user who may, or change its permissions or read_only"
-        )
+        or_read_only = "" if read_only else ", or set read_only"
+        remedy = f"run as root or change its permissions{or_read_only}"
+        return ConfigurationError(name, f"permission denied for {wanted}", remedy)
     if number == errno.EROFS:
         return ConfigurationError(name, "is on a read-only file system", "set read_only, or remount it")
     if number == errno.EBUSY:
@@ -154,7 +156,7 @@ def _open_direct(name: str, fd: int, access: int) -> int:
     raise ConfigurationError(name, "its file system has no O_DIRECT", "leave out `direct`, or move the image")
 
 
-def _probe_direct_alignment(fd: int) -> int:
+def _probe_direct_alignment(name: str, fd: int) -> int:
     """Find the smallest unit of O_DIRECT, for memory and file alike."""
     with mmap.mmap(-1, 8192) as memory, memoryview(memory) as view:
         for alignment in (SECTOR_BYTES, 4096):
@@ -166,7 +168,7 @@ def _probe_direct_alignment(fd: int) -> int:
                         raise
                 else:
                     return alignment
-    raise ResourceError(f"O_DIRECT accepts neither {SECTOR_BYTES} nor 4096 bytes here; leave out `direct`")
+    raise ConfigurationError(name, "O_DIRECT takes neither 512 nor 4096 bytes here", "leave out `direct`")
 
 
 def _ioctl_number(fd: int, request: int, code: str) -> int:

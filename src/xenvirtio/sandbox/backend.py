@@ -30,9 +30,9 @@ class BackendProcess:
             sys.executable, "-m", "xenvirtio", "serve", "--emulated", str(system),
             "--log-format", "json", "--log-level", "debug", str(configuration),
         ]  # fmt: skip
-        source = str(Path(xenvirtio.__file__).parents[1])
-        inherited = {**os.environ, **(environment or {})}
-        self._environment = {**inherited, "PYTHONPATH": os.pathsep.join(filter(None, [source, inherited.get("PYTHONPATH")]))}
+        self._environment = {**os.environ, **(environment or {})}
+        paths = [str(Path(xenvirtio.__file__).parents[1]), self._environment.get("PYTHONPATH")]
+        self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         self._process: subprocess.Popen[bytes] | None = None
         self._seen = 0
 

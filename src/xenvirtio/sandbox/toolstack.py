@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,7 +67,13 @@ class Toolstack:
         self._store = store
 
     def create(
-        self, name: str, disks: list[DiskConfiguration], *, memory_bytes: int = 32 << 20, vcpus: int = 1, wait: bool = True
+        self,
+        name: str,
+        disks: Sequence[DiskConfiguration],
+        *,
+        memory_bytes: int = 32 << 20,
+        vcpus: int = 1,
+        wait: bool = True,
     ) -> CreatedGuest:
         """Build a guest and wait until its disks' backends are ready (libxl waits for `virtio_disk` only).
 

@@ -6,10 +6,11 @@ callable. The loop itself runs in whatever thread calls `serve`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
-from xenvirtio.errors import GuestError
+from xenvirtio.errors import GuestError, ResourceError, XenvirtioError
 from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.virtio.device import Device
@@ -24,6 +25,8 @@ except ImportError:
 
 if not cython.compiled:
     from xenvirtio.memory.raw import or_u32, read, store_u64, write
+
+log = logging.getLogger("xenvirtio.queue")
 
 CHAINS_PER_BATCH = 64
 USED_BUFFER = 1
@@ -47,7 +50,7 @@ class QueueRunner:
         interrupt_status: int,
         irq_fd: int,
         raise_interrupt: Callable[[], None],
-        fail: Callable[[GuestError], None],
+        fail: Callable[[XenvirtioError], None],
     ) -> None:
         self._device = device
         self._queue = queue
@@ -94,6 +97,11 @@ class QueueRunner:
         except GuestError as error:
             self._stopping = True
             self._fail(error)
+        except Exception as error:
+            # A bug of ours must not leave the driver waiting for ever, nor end without a word.
+            log.exception("a queue has failed", extra={"queue": self._queue.queue_index})
+            self._stopping = True
+            self._fail(ResourceError(f"queue {self._queue.queue_index}: {type(error).__name__}: {error}"))
 
     def drain(self) -> int:
         """Serve one batch; return the number of chains."""

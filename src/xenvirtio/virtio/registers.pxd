@@ -1,8 +1,5 @@
 from xenvirtio.memory.raw cimport and_u32, fill, load_u32, load_u64, or_u32, store_u32
 
-cdef unsigned int PAGE_BYTES, QUEUES_MAX
-cdef unsigned int QUEUE_BYTES, QUEUES, U32_MAX
-
 
 cdef class QueueRegisters:
     cdef readonly size_t address

@@ -29,6 +29,7 @@ from xenvirtio.ids import PAGE_SIZE
 from xenvirtio.memory.regions import RegionMemory, RegionSource, RegionTable
 from xenvirtio.resources.file import FileResource, open_disk
 from xenvirtio.resources.memory import open_memory_disk
+from xenvirtio.virtqueue.batch import ChainBatch
 
 BOTH_MEMORIES = pytest.mark.parametrize("granted", [False, True], ids=["regions", "grants"])
 
@@ -348,11 +349,26 @@ def test_a_batch_larger_than_the_arena_goes_in_rounds(granted: bool, arena_bytes
 
 def test_more_buffers_than_one_round_has_iovecs_for() -> None:
     rig = Rig(open_memory_disk(2 * MIB), segment_bytes=16, indirect=True)
-    for sector in range(16):
-        rig.driver.submit_write(sector * 31, pattern(31 * 512, sector))  # 992 buffers each
+    rig.batch = ChainBatch(segment_capacity=16384)
+    expected = b""
+    for sectors in (31, 31, 31, 31, 4, 1, 31, 31, 31, 31, 31):  # 32 buffers a sector: a round ends even, then uneven
+        data = pattern(sectors * 512, sectors)
+        rig.driver.submit_write(len(expected) // 512, data)
+        expected += data
     rig.driver.kick()
     assert all(c.status == S_OK for c in rig.driver.collect())
-    assert rig.disk()[: 16 * 31 * 512] == b"".join(pattern(31 * 512, n) for n in range(16))
+    assert rig.batches == 1
+    assert rig.disk()[: len(expected)] == expected
+
+
+def test_a_batch_may_be_of_any_length() -> None:
+    rig = Rig(segment_bytes=512)
+    rig.batch = ChainBatch(chain_capacity=200)
+    for n in range(80):
+        rig.driver.submit_write(n, pattern(512, n))
+    rig.driver.kick()
+    assert rig.batches == 1
+    assert rig.disk()[: 80 * 512] == b"".join(pattern(512, n) for n in range(80))
 
 
 def test_the_counters() -> None:

@@ -30,8 +30,11 @@ from xenvirtio.virtio.device import DeviceType
 from xenvirtio.virtqueue.batch import ChainBatch
 
 SIZE_MAX = 1 << 20
+"""Longest buffer a driver shall use. Longer ones are served; with grants each takes as many consecutive references."""
+
 QUEUE_SIZE_MAX = 1024
 QUEUES_MAX = 64
+"""Each queue costs a thread and an arena."""
 
 
 class DiskResource(Protocol):

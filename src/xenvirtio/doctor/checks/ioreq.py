@@ -3,7 +3,8 @@
 Every refusal has its own cause, and two of them, the kernel's and Xen's, share EPERM. They are told apart by what else
 was tried: HYPERCALL and RESTRICT are refused by Linux alone, device-model operations by Xen once Linux lets them pass.
 
-Seen on Xen 4.20 and Linux 6.12 but for the lines marked [read].
+Seen on Xen 4.20 and Linux 6.12, but for what RESTRICT tells in a domU (read in drivers/xen/privcmd.c 6.12), what FLASK
+does, and the lines marked [read].
 """
 
 from __future__ import annotations

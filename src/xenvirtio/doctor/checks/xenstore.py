@@ -29,8 +29,8 @@ def check_xenstore(machine: Machine) -> Finding:
             NAME,
             "its socket takes connections, but nobody answers",
             MEANING,
-            "restart xenstored is no option with"
-            " guests running: look why it is stuck (is it stopped? does the disk it logs to have room?)",
+            "see why xenstored is stuck (is it stopped? has the disk it logs to room?); do not restart it under running"
+            " guests",
         )
     if machine.is_dom0:
         return missing(
