@@ -63,7 +63,9 @@ class Exemption:
 EXEMPT: dict[str, Exemption] = {
     "memory.raw": Exemption({"ctypes", "threading"}, "the interpreted twin of raw.pxd: C calls; a lock for a fence"),
     "memory.buffer": Exemption({"ctypes", "mmap"}, "memory of our own at a fixed address"),
-    "memory.foreign": Exemption({"threading"}, "a lock: all queues of a guest share its mapped chunks"),
+    "memory.foreign": Exemption(
+        {"threading", "time"}, "a lock: all queues of a guest share its mapped chunks; the default of an injected clock"
+    ),
     "virtio.queue_runner": Exemption({"threading"}, "a lock: pausing a queue between two batches"),
     "virtio.bounded_log": Exemption({"threading"}, "a lock: every queue reports through it"),
     "virtio.transports.mmio": Exemption({"threading", "time"}, "a lock for the generation; the default of an argument"),

@@ -31,7 +31,7 @@ class _SourceFinder:
 
 def use_interpreted_engine() -> None:
     if not any(isinstance(finder, _SourceFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _SourceFinder())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _SourceFinder())
 
 
 def compiled_modules() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import PAGE_SIZE, DomId, Gfn
 from xenvirtio.memory.buffer import HostBuffer
-from xenvirtio.memory.foreign import ABSENT_MAX, ADDRESS_LIMIT, CHUNK_BYTES, ForeignChunks
+from xenvirtio.memory.foreign import ABSENT_MAX, ADDRESS_LIMIT, CHUNK_BYTES, RETRY_S, ForeignChunks
 from xenvirtio.memory.regions import RegionMemory
 from xenvirtio.memory.transfer import TransferList
 from xenvirtio.xen.capabilities import Mapping
@@ -100,6 +100,25 @@ def test_holes_in_a_chunk_are_never_touched() -> None:
     assert foreign.calls == [FIRST], "a hole is not asked for again"
 
 
+def test_a_page_that_arrives_later_is_found_but_not_asked_for_all_the_time() -> None:
+    foreign = FakeForeign(range(FIRST, FIRST + 100), holes=frozenset({FIRST + 3}))
+    now = [0.0]
+    chunks = ForeignChunks(foreign, GUEST, clock=lambda: now[0])
+    memory = RegionMemory(chunks)
+    assert memory.locate(RAM, 1, True) != 0
+    foreign.holes = frozenset()
+    assert memory.locate(RAM + 3 * PAGE_SIZE, 1, True) == 0
+    now[0] = RETRY_S
+    assert memory.locate(RAM + 100 * PAGE_SIZE, 1, True) == 0
+    assert foreign.mappings[1].closed, "a second look that found nothing new keeps nothing"
+    now[0] = 2 * RETRY_S
+    assert memory.locate(RAM + 3 * PAGE_SIZE, 1, True) == foreign.mappings[2].address + 3 * PAGE_SIZE
+    assert foreign.calls == [FIRST] * 3
+    assert not foreign.mappings[0].closed, "another queue may be using it"
+    chunks.drop()
+    assert all(mapping.closed for mapping in foreign.mappings)
+
+
 def test_an_absent_chunk_costs_one_call_and_keeps_no_mapping() -> None:
     foreign = FakeForeign(range(0))
     _, memory = chunks_over(foreign)
@@ -132,7 +151,7 @@ def test_what_is_remembered_about_bad_addresses_is_bounded() -> None:
     chunks, _ = chunks_over(foreign)
     for number in range(ABSENT_MAX + 10):
         assert not chunks.fault(number * CHUNK_BYTES)
-    assert len(chunks._absent) == ABSENT_MAX
+    assert len(chunks._asked_s) == ABSENT_MAX
 
 
 def test_dropping_unmaps_everything_and_the_next_touch_maps_anew() -> None:

@@ -31,6 +31,8 @@ class FakeDevice:
         self.config = bytearray(CONFIG)
         self.notify_config: Callable[[], None] | None = None
         self.log: list[tuple[object, ...]] = []
+        self.negotiated = 0
+        self.settings = 0
         self.processed: list[tuple[int, list[int]]] = []
 
     @property
@@ -51,6 +53,16 @@ class FakeDevice:
         self.config[: len(content)] = content
         if self.notify_config is not None:
             self.notify_config()
+
+    def negotiate(self, features: int) -> None:
+        self.negotiated = features
+
+    @property
+    def driver_settings(self) -> int:
+        return self.settings
+
+    def restore_settings(self, settings: int) -> None:
+        self.settings = settings
 
     def activate(self, features: int) -> None:
         self.log.append(("activate", features))

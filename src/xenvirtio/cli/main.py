@@ -33,7 +33,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         description="virtio backends for Xen guests.",
         epilog="Start with: xenvirtio demo (no Xen needed), xenvirtio doctor (in dom0), xenvirtio serve --help.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and whether the engine is compiled")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and how the engine runs")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS if only not in COMMANDS else (only,):
         importlib.import_module(f"xenvirtio.cli.{command}").add_parser(subparsers)

@@ -56,12 +56,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("configuration", nargs="?", type=Path, help="backends.toml; without it only disk= entries are served")
+    parser.add_argument(
+        "configuration", nargs="?", type=Path, help="backends.toml; without it only disk= entries are served"
+    )
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="default: text")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info")
+    levels = ("debug", "info", "warning", "error")
+    parser.add_argument("--log-level", choices=levels, default="info", help="default: info")
     parser.add_argument(
-        "--emulated", metavar="DIR", type=Path, help="serve an emulated Xen host whose sockets are in DIR (no Xen needed)"
+        "--emulated", metavar="DIR", type=Path, help="serve the emulated Xen host whose sockets are in DIR"
     )
     parser.set_defaults(run=run)
 

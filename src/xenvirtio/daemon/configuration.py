@@ -119,7 +119,8 @@ def _device(table: _Table) -> DeviceSettings:
     type_name = table.need("type", str, check=_one_of(SERVED_TYPES))
     resource = table.table("resource")
     if resource is None:
-        raise ConfigurationError(table.where, "key 'resource' is missing", 'for example resource = { file = "/srv/d.img" }')
+        example = 'for example resource = { file = "/srv/d.img" }'
+        raise ConfigurationError(table.where, "key 'resource' is missing", example)
     device = DeviceSettings(
         guest=table.need("guest", str, check=_not_empty),
         type=SERVED_TYPES[type_name],

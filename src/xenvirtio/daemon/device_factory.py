@@ -1,4 +1,4 @@
-"""Turns what XenStore and the configuration say of a device into the device itself. The one place that knows them all."""
+"""Turns what XenStore and the configuration say of a device into the device itself: the one place that knows all."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class DeviceFactory:
             return Path(entry.params)
         if settings is not None:
             return settings.resource.path_for(identity.name)
-        raise ConfigurationError(str(entry.path), "key 'params' is missing", "give the disk a target= in the guest's disk=[...]")
+        remedy = "give the disk a target= in the guest's disk=[...]"
+        raise ConfigurationError(str(entry.path), "key 'params' is missing", remedy)
 
     @staticmethod
     def _block_plan(path: Path, read_only: bool, settings: DeviceSettings | None) -> Plan:

@@ -104,7 +104,7 @@ class GuestBackend:
     @property
     def recorded(self) -> list[DeviceKey]:
         """Devices that a predecessor served and this process has not attached (yet)."""
-        return [key for key in self._state.keys() if key not in self._hosts] if self.adopted else []
+        return [key for key in self._state.recorded() if key not in self._hosts] if self.adopted else []
 
     @property
     def attached(self) -> list[DeviceKey]:

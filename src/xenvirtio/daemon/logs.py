@@ -1,4 +1,4 @@
-"""Log records as text for people or as one JSON object a line for machines. Facts travel in `extra`, not in the text."""
+"""Log records as text for people or as one JSON object a line for machines. Facts travel in `extra`."""
 
 from __future__ import annotations
 

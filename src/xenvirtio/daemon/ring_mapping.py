@@ -1,4 +1,4 @@
-"""Mapping the three areas of a queue for as long as the queue runs, by grant or by frame, each area by its own address."""
+"""Mapping the three areas of a queue while it runs: by grant or by frame, as the address of each area says."""
 
 from __future__ import annotations
 

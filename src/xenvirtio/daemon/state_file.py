@@ -119,7 +119,7 @@ class GuestState:
     def release(self, number: int) -> None:
         self._header.slots[number].used = 0
 
-    def keys(self) -> list[DeviceKey]:
+    def recorded(self) -> list[DeviceKey]:
         """The devices on record."""
         return [_key_of(slot) for slot in self._header.slots if slot.used]
 

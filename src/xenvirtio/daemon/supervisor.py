@@ -85,7 +85,7 @@ class Supervisor:
         self._wants_counters = True
 
     def counters(self) -> dict[str, dict[str, object]]:
-        """Totals by guest: `pump` (accesses, kicks, wakeups) and, by device, requests, batches, interrupts, grant use."""
+        """Totals by guest: `pump` (accesses, kicks, wakeups) and `devices`, each with `device_host.COUNTERS`."""
         return {
             guest.identity.name or str(guest.identity.domid): {
                 "pump": guest.pump_counters(),
@@ -310,4 +310,5 @@ class Supervisor:
             del self._guests[domid]
             for path in [path for path in self._served if path.domid == domid]:
                 del self._served[path]
-            log.info("guest gone", extra={"guest": str(guest.identity), "seconds": round(time.monotonic() - started, 3)})
+            seconds = round(time.monotonic() - started, 3)
+            log.info("guest gone", extra={"guest": str(guest.identity), "seconds": seconds})

@@ -48,7 +48,7 @@ cdef class IoreqPump:
     cdef int _handle_port(self, unsigned int port) except -1
     @cython.locals(answered=cython.int, vcpu=cython.uint)
     cpdef int scan(self, bint adopt=*) except -1
-    @cython.locals(vcpu=cython.uint)
+    @cython.locals(vcpu=cython.uint, busy=cython.uint)
     cpdef bint is_idle(self) except? 0
     @cython.locals(slot=cython.size_t, flags=cython.uchar, kind=cython.uchar)
     cdef int _handle_slot(self, unsigned int vcpu, bint adopt) except -1

@@ -171,10 +171,10 @@ class IoreqPump:
 
     def is_idle(self) -> bool:
         """Say whether no vCPU has an access under way."""
+        busy = 0
         for vcpu in range(self._vcpus):
-            if load_u8(self._page + SLOT_BYTES * vcpu + SLOT_FLAGS) & STATE_MASK:
-                return False
-        return True
+            busy |= load_u8(self._page + SLOT_BYTES * vcpu + SLOT_FLAGS) & STATE_MASK
+        return busy == 0
 
     def _handle_slot(self, vcpu: int, adopt: bool) -> int:
         slot = self._page + SLOT_BYTES * vcpu

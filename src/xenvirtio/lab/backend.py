@@ -20,6 +20,8 @@ STOP_TIMEOUT_S = 60.0
 SETTLE_TIMEOUT_S = 60.0
 POLL_S = 0.1
 LINES_SHOWN = 15
+TICKS_PER_S = 100
+"""USER_HZ: what /proc counts processor time in, on every architecture we know."""
 
 HEADER = """\
 [daemon]
@@ -113,6 +115,10 @@ class Backend:
         trouble = trouble_in(self.log_text())
         assert not trouble, "the daemon's log has:\n" + "\n".join(trouble)
 
+    def wait_ended(self) -> bool:
+        """Wait for its end, however it comes; false when it did not come in time."""
+        return self._program is None or self._program.wait(STOP_TIMEOUT_S) is not None
+
     def is_running(self) -> bool:
         return self._program is not None and self._program.is_running()
 
@@ -200,8 +206,7 @@ class Backend:
 
     def time(self) -> ProcessTime:
         """Processor time so far."""
-        ticks = int(self._dom0.run("getconf CLK_TCK 2>/dev/null || echo 100").output)
-        return parse_stat(self._dom0.run(f"cat /proc/{self.pid}/stat").output, ticks)
+        return parse_stat(self._dom0.run(f"cat /proc/{self.pid}/stat").output)
 
 
 def parse_records(log: str) -> list[dict[str, Any]]:
@@ -253,7 +258,7 @@ def parse_mappings(maps: str) -> Counter[str]:
     return found
 
 
-def parse_stat(stat: str, ticks_per_s: int) -> ProcessTime:
+def parse_stat(stat: str) -> ProcessTime:
     """User and system time out of /proc/PID/stat, whose second field may hold spaces and parentheses."""
     fields = stat.rpartition(")")[2].split()
-    return ProcessTime(int(fields[11]) / ticks_per_s, int(fields[12]) / ticks_per_s)
+    return ProcessTime(int(fields[11]) / TICKS_PER_S, int(fields[12]) / TICKS_PER_S)

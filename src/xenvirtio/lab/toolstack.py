@@ -97,6 +97,7 @@ class DomainRow:
     memory_mib: int
     vcpus: int
     state: str
+    cpu_s: float
 
 
 class Guest:
@@ -216,11 +217,7 @@ class Toolstack:
 
     def domains(self) -> list[DomainRow]:
         """All of `xl list`, dom0 first; a dying domain that something still holds shows as `(null)`."""
-        rows = []
-        for line in self._dom0.run("xl list").output.splitlines()[1:]:
-            name, domid, memory, vcpus, state, _ = line.split()
-            rows.append(DomainRow(name, DomId(int(domid)), int(memory), int(vcpus), state.replace("-", "")))
-        return rows
+        return parse_domains(self._dom0.run("xl list").output)
 
     def wait_gone(self, domid: DomId, timeout_s: float = 60) -> None:
         """Wait until Xen has freed the last of a domain.
@@ -234,7 +231,28 @@ class Toolstack:
                 raise ResourceError(f"domain {domid} is still there after {timeout_s:.0f} s: {self.domains()}")
             time.sleep(0.2)
 
+    def wait_only_dom0(self, timeout_s: float = 60) -> None:
+        """Wait until no domain but dom0 is listed, dying ones included.
+
+        Raises:
+            ResourceError: one is still listed; something holds its memory or an event channel.
+        """
+        for row in self.domains():
+            if row.domid != 0:
+                self.wait_gone(row.domid, timeout_s)
+
     def make_disk(self, path: str, size_mib: int) -> None:
         """A sparse disk image of zeros in dom0."""
         quoted = shlex.quote(path)
         self._dom0.run(f"mkdir -p $(dirname {quoted}); rm -f {quoted}; truncate -s {size_mib}M {quoted}")
+
+
+def parse_domains(listing: str) -> list[DomainRow]:
+    """The lines of `xl list` below its heading."""
+    rows = []
+    for line in listing.splitlines()[1:]:
+        name, domid, memory, vcpus, state, cpu_s = line.split()
+        rows.append(
+            DomainRow(name, DomId(int(domid)), int(memory), int(vcpus), state.replace("-", ""), float(cpu_s))
+        )
+    return rows

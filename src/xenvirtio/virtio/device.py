@@ -34,7 +34,7 @@ class DeviceType(IntEnum):
 class Device(Protocol):
     """One virtio device.
 
-    Life: `activate` (DRIVER_OK) -> `process`... -> `reset` (back to the start) -> ... -> `close`, each called by the
+    Life: `negotiate` (FEATURES_OK) -> `activate` (DRIVER_OK) -> `process`... -> `reset` (back to the start) -> ... -> `close`, each called by the
     transport. `process` runs on the queue's own thread, everything else on the thread that serves register accesses;
     the transport has stopped all queues before it calls `reset` or `close`.
     """
@@ -69,8 +69,21 @@ class Device(Protocol):
         """Register what to call, from any thread, when the configuration space has changed by itself."""
         ...
 
+    def negotiate(self, features: int) -> None:
+        """The driver has settled on `features`, transport bits included; it may read configuration space next."""
+        ...
+
     def activate(self, features: int) -> None:
-        """The driver is ready; `features` is what was negotiated, transport bits included."""
+        """The driver is ready; `features` is what was negotiated."""
+        ...
+
+    @property
+    def driver_settings(self) -> int:
+        """What the driver has set by writing to configuration space, packed into 32 bits; 0 after a reset."""
+        ...
+
+    def restore_settings(self, settings: int) -> None:
+        """Take `driver_settings` of the process that served this device before; called before `activate`."""
         ...
 
     def process(self, queue_index: int, batch: ChainBatch, memory: GuestMemory) -> None:

@@ -22,6 +22,7 @@ cdef class QueueRunner:
     cdef size_t _scratch
     cdef bint _stopping
     cdef object _gate
+    cdef object _turnstile
     cdef public unsigned long long batches
     cdef public unsigned long long requests
     cdef public unsigned long long interrupts

@@ -65,15 +65,19 @@ class QueueRunner:
         self._scratch = self._scratch_buffer.address
         self._stopping = False
         self._gate = threading.Lock()
+        # Held by whoever wants the gate next: locks are not fair, and a busy queue would take the gate again and again.
+        self._turnstile = threading.Lock()
         self.batches = 0
         self.requests = 0
         self.interrupts = 0
 
     def pause(self) -> None:
+        self._turnstile.acquire()
         self._gate.acquire()
 
     def unpause(self) -> None:
         self._gate.release()
+        self._turnstile.release()
 
     def stop(self) -> None:
         """Make `serve` return after the batch under way. The caller joins the thread."""
@@ -106,6 +110,8 @@ class QueueRunner:
     def drain(self) -> int:
         """Serve one batch; return the number of chains."""
         wanted = False
+        with self._turnstile:
+            pass
         with self._gate:
             count = self._queue.take(self._batch)
             if count == 0:

@@ -13,7 +13,8 @@ state after reset.
         32  queue_sel u32
         36  shm_sel u32
         40  config_generation u32: survives a reset
-        44  reserved
+        44  driver_settings u32: what the device says the driver set in configuration space
+        48  reserved
        256  queues[64], 32 bytes each: size u32, ready u32, desc u64, driver u64, device u64
       2304  reserved up to 4096
 
@@ -45,6 +46,7 @@ DRIVER_FEATURES = 16
 QUEUE_SEL = 32
 SHM_SEL = 36
 CONFIG_GENERATION = 40
+DRIVER_SETTINGS = 44
 QUEUES = 256
 
 QUEUE_BYTES = 32
@@ -144,6 +146,14 @@ class DeviceRegisters:
     def driver_features(self) -> int:
         """All 128 bits as one integer."""
         return sum(load_u32(self.address + DRIVER_FEATURES + 4 * index) << 32 * index for index in range(FEATURE_WORDS))
+
+    @property
+    def driver_settings(self) -> int:
+        return load_u32(self.address + DRIVER_SETTINGS)
+
+    @driver_settings.setter
+    def driver_settings(self, value: int) -> None:
+        store_u32(self.address + DRIVER_SETTINGS, value)
 
     def store_driver_features(self, index: int, value: int) -> None:
         """Set 32-bit word `index` of the driver's features, 0..FEATURE_WORDS - 1."""

@@ -34,6 +34,8 @@ SIZE_MAX = 1 << 20
 
 QUEUE_SIZE_MAX = 1024
 QUEUES_MAX = 64
+SETTINGS_VALID = 0x100
+"""In `driver_settings`: the driver has chosen a cache mode, which is bit 0."""
 """Each queue costs a thread and an arena."""
 
 
@@ -104,6 +106,7 @@ class BlockDevice:
         self._resource = resource
         self._writeback_after_reset = writeback
         self._writeback = writeback
+        self._settings = 0
         self._negotiated = 0
         self._notify: Callable[[], None] | None = None
         self.engines = tuple(
@@ -165,12 +168,20 @@ class BlockDevice:
         return self.config.encode()[offset : offset + length_bytes].ljust(length_bytes, b"\0")
 
     def write_config(self, offset: int, data: bytes) -> None:
-        """Take the cache mode; everything else is read-only.
-
-        A process that resumes the device of a predecessor repeats the driver's last write after `activate`.
-        """
+        """Take the cache mode; everything else is read-only."""
         if self._negotiated & F_CONFIG_WCE and offset <= WRITEBACK_OFFSET < offset + len(data):
             self._writeback = data[WRITEBACK_OFFSET - offset] != 0
+            self._settings = SETTINGS_VALID | self._writeback
+            self._apply_cache_mode()
+
+    @property
+    def driver_settings(self) -> int:
+        return self._settings
+
+    def restore_settings(self, settings: int) -> None:
+        if settings & SETTINGS_VALID:
+            self._settings = settings
+            self._writeback = bool(settings & 1)
             self._apply_cache_mode()
 
     def on_config_change(self, notify: Callable[[], None] | None) -> None:
@@ -188,9 +199,7 @@ class BlockDevice:
         return capacity
 
     def negotiate(self, features: int) -> None:
-        """The driver has settled on `features` (FEATURES_OK); it may read `writeback` before it is ready.
-
-        `activate` does the same for transports that do not call this.
+        """Take the features. A driver without FLUSH reads `writeback` as 0 from here on.
 
         Source: VIRTIO 1.4, 5.2.5.2.
         """
@@ -203,6 +212,7 @@ class BlockDevice:
             engine.write_zeroes = bool(features & F_WRITE_ZEROES)
 
     def activate(self, features: int) -> None:
+        """As `negotiate`, for a driver whose transport has no step before this one."""
         self.negotiate(features)
 
     def _apply_cache_mode(self) -> None:
@@ -215,6 +225,7 @@ class BlockDevice:
 
     def reset(self) -> None:
         self._writeback = self._writeback_after_reset
+        self._settings = 0
         self._negotiated = 0
         self._apply_cache_mode()
 

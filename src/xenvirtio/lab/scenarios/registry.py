@@ -12,21 +12,10 @@ from typing import Any
 
 from xenvirtio.errors import UsageError, XenvirtioError
 from xenvirtio.lab import scenarios
-from xenvirtio.lab.dom0 import Dom0
-from xenvirtio.lab.machine import Machine
-from xenvirtio.lab.toolstack import MemoryMode, Toolstack
+from xenvirtio.lab.scenarios.stage import Stage
+from xenvirtio.lab.toolstack import MemoryMode
 
 BOTH_MODES = (MemoryMode.FOREIGN, MemoryMode.GRANT)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What a scenario plays on."""
-
-    machine: Machine
-    dom0: Dom0
-    toolstack: Toolstack
-    mode: MemoryMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +53,28 @@ def select(only: Sequence[str]) -> list[Scenario]:
 
 
 def play(scenario: Scenario, stage: Stage) -> dict[str, Any]:
-    """Run one scenario in one mode; `ok` is false with `error` when it raised. All guests are destroyed afterwards."""
+    """Run one scenario in one mode and clear the stage.
+
+    The report has `ok`; when that is false `error`, `trace` and `evidence` (the last lines of the logs). `clean` says
+    whether the machine is as it was before.
+    """
     started = time.monotonic()
     report: dict[str, Any] = {"name": scenario.name, "mode": stage.mode.name.lower(), "ok": True}
     try:
-        report.update(scenario.run(stage))
+        stage.set_up()
+        report["facts"] = scenario.run(stage)
+        stage.toolstack.wait_only_dom0()
     except (XenvirtioError, AssertionError) as error:
         report.update(ok=False, error=str(error) or type(error).__name__, trace=traceback.format_exc())
-    finally:
-        _clear(stage)
+        report["evidence"] = stage.evidence()
+    report["clean"] = _clear(stage)
     report["seconds"] = round(time.monotonic() - started, 1)
     return report
 
 
-def _clear(stage: Stage) -> None:
+def _clear(stage: Stage) -> bool:
     try:
-        for row in stage.toolstack.domains():
-            if row.domid != 0:
-                stage.dom0.run(f"xl destroy {row.domid}", check=False)
-    except XenvirtioError:
-        pass  # the machine is lost; the next scenario's first command says so
+        stage.tear_down()
+        return stage.is_clean()
+    except (XenvirtioError, AssertionError):
+        return False

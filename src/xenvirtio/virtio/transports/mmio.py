@@ -204,6 +204,9 @@ class MmioTransport:
         """
         self._advance_generation()  # a driver may be half way through reading what has changed since
         status = self._registers.status
+        if status & Status.FEATURES_OK:
+            self._device.negotiate(self._registers.driver_features)
+            self._device.restore_settings(self._registers.driver_settings)
         if not status & Status.DRIVER_OK:
             return
         if status & Status.DEVICE_NEEDS_RESET:
@@ -253,6 +256,8 @@ class MmioTransport:
         if added & Status.DRIVER_OK and not (before | added) & Status.FEATURES_OK:
             self._registers.set_status(added & ~int(Status.DRIVER_OK))
             raise GuestError("DRIVER_OK without FEATURES_OK")
+        if added & Status.FEATURES_OK:
+            self._device.negotiate(self._registers.driver_features)
         before = self._registers.set_status(added)
         if added & Status.DRIVER_OK:
             self._go_live(failed=bool(before & Status.DEVICE_NEEDS_RESET))
@@ -406,6 +411,7 @@ class MmioTransport:
         data = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
         for start in range(0, size, 4):  # the specification knows no access wider than 32 bits
             self._device.write_config(offset + start, data[start : start + 4])
+        self._registers.driver_settings = self._device.driver_settings
 
     def _config_changed(self) -> None:
         """The device's callback, from any thread.
