@@ -71,22 +71,28 @@ def test_an_image_in_use_is_refused_to_the_second_guest(rig: Rig) -> None:
 
 
 ENTRIES = {
-    "no transport": ({"transport": "", "base": "0", "irq": "0"}, "transport is ''; write transport=mmio in the guest's virtio=[...] entry"),
-    "base 0": ({"base": "0", "irq": "0"}, "no MMIO window was assigned (base 0x0, irq 0); on Arm write transport=mmio in the guest's "
-               "virtio=[...] entry; on x86 xl assigns none"),
+    "no transport": (
+        {"transport": "", "base": "0", "irq": "0"},
+        "transport is ''; write transport=mmio in the guest's virtio=[...] entry",
+    ),
+    "base 0": (
+        {"base": "0", "irq": "0"},
+        "no MMIO window was assigned (base 0x0, irq 0); "
+        "on Arm write transport=mmio in the guest's virtio=[...] entry; on x86 xl assigns none",
+    ),
     "not a number": ({"base": "here"}, "base is 'here', not a number"),
     "negative": ({"base": "-512"}, "base is '-512', out of range"),
     "not aligned": ({"base": "0x2000100"}, "base 0x2000100 is not a multiple of 0x200"),
     "no such interrupt": ({"irq": "12"}, "irq 12 is not a shared interrupt; allowed: 32 to 1019"),
     "pci": ({"transport": "pci"}, "transport is 'pci'; write transport=mmio in the guest's virtio=[...] entry"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_bad_entry_is_one_warning(rig: Rig, name: str) -> None:
     keys, problem = ENTRIES[name]
     image, good = rig.image("bad"), rig.image("good")
-    bad = rig.create("bad", image.disk(**keys), wait=False)
+    bad = rig.create("bad", DiskConfiguration(image.path, False, keys=keys), wait=False)
     assert rig.backend.wait_for_log("not served")["message"] == f"not served: {bad.devices[0].backend}: {problem}"
     io = GuestIo(rig.create("good", good.disk()), good)
     io.stop()

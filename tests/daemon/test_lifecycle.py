@@ -9,6 +9,7 @@ from xenvirtio.daemon.guest import WINDOW_BYTES
 from xenvirtio.sandbox.guest import GuestDisk
 from xenvirtio.sandbox.toolstack import DiskConfiguration
 from xenvirtio.sandbox.workload import SECTORS
+from xenvirtio.xenstore.client import Operations
 
 
 def test_a_guest_reads_and_writes_its_image(rig: Rig, grants: bool) -> None:
@@ -125,10 +126,11 @@ def test_a_device_added_later_joins_the_running_guest(rig: Rig) -> None:
     backend = f"/local/domain/0/backend/virtio_disk/{guest.domid}/51728"
     keys = {"base": str(base), "irq": "34", "params": str(late.path), "online": "1", "state": "1", "mode": "w"}
 
-    def add() -> None:
-        rig.system.store.transact(lambda tx: [tx.write(f"{backend}/{key}", value) for key, value in keys.items()])
+    def add(transaction: Operations) -> None:
+        for key, value in keys.items():
+            transaction.write(f"{backend}/{key}", value)
 
-    add()
+    rig.system.store.transact(add)
     rig.until(lambda: rig.system.store.read(f"{backend}/state") == "2")
     io.progress()
     assert guest.domain.vcpu(0).mmio_read(base, 4) == 0x74726976

@@ -31,6 +31,7 @@ DEFAULT_STATE_DIR = Path("/run/xenvirtio")
 SERVED_TYPES = {"block": DeviceType.BLOCK}
 SERIAL_MAX = 20
 QUEUES_MAX = 16
+QUEUE_SIZE_MIN = 4
 QUEUE_SIZE_MAX = 1024
 
 
@@ -144,7 +145,7 @@ Check = Callable[[Any], str | None]
 
 
 def _absolute(value: str) -> str | None:
-    return None if value.startswith("/") else "an absolute path"
+    return None if value.startswith("/") and "\0" not in value else "an absolute path"
 
 
 def _not_empty(value: str) -> str | None:
@@ -152,12 +153,13 @@ def _not_empty(value: str) -> str | None:
 
 
 def _serial(value: str) -> str | None:
-    return None if len(value.encode()) <= SERIAL_MAX else f"at most {SERIAL_MAX} bytes"
+    valid = value.isascii() and "\0" not in value and len(value) <= SERIAL_MAX
+    return None if valid else f"at most {SERIAL_MAX} ASCII characters"
 
 
 def _queue_size(value: int) -> str | None:
-    valid = 2 <= value <= QUEUE_SIZE_MAX and value & (value - 1) == 0
-    return None if valid else f"a power of two from 2 to {QUEUE_SIZE_MAX}"
+    valid = QUEUE_SIZE_MIN <= value <= QUEUE_SIZE_MAX and value & (value - 1) == 0
+    return None if valid else f"a power of two from {QUEUE_SIZE_MIN} to {QUEUE_SIZE_MAX}"
 
 
 def _between(low: int, high: int) -> Check:

@@ -34,9 +34,9 @@ class DeviceType(IntEnum):
 class Device(Protocol):
     """One virtio device.
 
-    Life: `negotiate` (FEATURES_OK) -> `activate` (DRIVER_OK) -> `process`... -> `reset` (back to the start) -> ... -> `close`, each called by the
-    transport. `process` runs on the queue's own thread, everything else on the thread that serves register accesses;
-    the transport has stopped all queues before it calls `reset` or `close`.
+    Life: `negotiate` (FEATURES_OK) -> `activate` (DRIVER_OK) -> `process`... -> `reset` (back to the start) -> ... ->
+    `close`, each called by the transport. `process` runs on the queue's own thread, everything else on the thread that
+    serves register accesses; the transport has stopped all queues before it calls `reset` or `close`.
     """
 
     @property

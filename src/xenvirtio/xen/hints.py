@@ -14,10 +14,11 @@ _NO_RIGHTS = (
     "(xc_domain_set_target and the XenStore key `target`, which kernels with XSA-482 read once at boot)"
 )
 
+_NO_IOREQ = "this Xen was built without IOREQ servers; build it with CONFIG_EXPERT=y and CONFIG_IOREQ_SERVER=y"
+
 _HINTS: dict[tuple[str, int], str] = {
-    ("create_ioreq_server", errno.EOPNOTSUPP): (
-        "this Xen was built without IOREQ servers; build it with CONFIG_EXPERT=y and CONFIG_IOREQ_SERVER=y"
-    ),
+    ("nr_vcpus", errno.ENOSYS): _NO_IOREQ,
+    ("create_ioreq_server", errno.EOPNOTSUPP): _NO_IOREQ,
     ("create_ioreq_server", errno.EPERM): (
         "if other device-model operations work, Xen runs XSM in SILO mode (the default on Arm), which forbids event "
         "channels between unprivileged domains: boot Xen with xsm=dummy or a FLASK policy; otherwise " + _NO_RIGHTS

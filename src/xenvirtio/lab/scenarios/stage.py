@@ -66,7 +66,7 @@ class Stage:
         return found
 
     def tear_down(self) -> None:
-        """Destroy all guests while a daemon is there to see them go, then end the daemons, the hard way where needed."""
+        """Destroy all guests while a daemon is there to see them go, then end the daemons, by force where needed."""
         for row in self.toolstack.domains():
             if row.domid != 0:
                 self.dom0.run(f"xl destroy {row.domid}", check=False)
