@@ -25,8 +25,11 @@ values = st.one_of(
     st.sampled_from(["mmio", "virtio,device2", "virtio,device", "0x2000000", "", "0x", "1_0", "²", "0b1", "٣"]),
 )
 keys = st.sampled_from(
-    "daemon device state_dir serve_disks indirect_with_grants guest type resource file read_only direct index serial "
-    "queues queue_size else".split()
+    [
+        *("daemon", "state_dir", "serve_disks", "indirect_with_grants"),
+        *("device", "guest", "type", "resource", "index", "serial", "queues", "queue_size"),
+        *("file", "read_only", "direct", "something else"),
+    ]
 )
 scalars = st.one_of(
     st.booleans(), st.integers(), st.floats(), st.text(max_size=30), st.sampled_from(["block", "/d.img", "g", 1, 256])

@@ -60,7 +60,7 @@ EXPECTED = (
 
 
 def run(stage: Stage) -> dict[str, Any]:
-    good_disk = stage.disk("good", 24)
+    good_disk = stage.disk("good", 8)
     stage.dom0.run(f"rm -f {DISK_FOLDER}/nothing.img; truncate -s 1000 {DISK_FOLDER}/odd.img")
     _check_configuration_errors(stage)
     with stage.serve(DEVICES, expected_warnings=[rf"not served: .*{pattern}" for pattern in EXPECTED]) as backend:

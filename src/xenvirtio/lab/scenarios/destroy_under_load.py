@@ -17,7 +17,7 @@ PROGRESS = 100
 
 
 def run(stage: Stage) -> dict[str, Any]:
-    kept, lost = stage.disk("kept", 24), stage.disk("lost", 24)
+    kept, lost = stage.disk("kept", 8), stage.disk("lost", 8)
     with stage.serve() as backend:
         bystander = stage.toolstack.create(GuestConfig("bystander", disks=(kept,)))
         log = KernelLog(bystander)

@@ -21,7 +21,7 @@ WARNINGS = (r"needs a reset", r"FEATURES_OK refused")
 
 
 def run(stage: Stage) -> dict[str, Any]:
-    disks = {name: stage.disk(name, 24) for name in ("good", "hostile")}
+    disks = {name: stage.disk(name, 8) for name in ("good", "hostile")}
     with stage.serve(expected_warnings=WARNINGS) as backend:
         good = stage.toolstack.create(GuestConfig("good", disks=(disks["good"],)))
         hostile = stage.toolstack.create(GuestConfig("hostile", vcpus=2, disks=(disks["hostile"],)))

@@ -20,7 +20,7 @@ PROGRESS = 50
 
 
 def run(stage: Stage) -> dict[str, Any]:
-    disk = stage.disk("takeover", 32)
+    disk = stage.disk("takeover", 12)
     moments = random.Random(2)
     pauses = []
     with stage.serve() as backend:

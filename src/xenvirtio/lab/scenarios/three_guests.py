@@ -17,7 +17,7 @@ REQUESTS_TOGETHER = 200
 
 
 def run(stage: Stage) -> dict[str, Any]:
-    disks = {name: stage.disk(name, 24) for name in NAMES}
+    disks = {name: stage.disk(name, 8) for name in NAMES}
     with stage.serve() as backend:
         guests = [stage.toolstack.create(GuestConfig(name, disks=(disks[name],))) for name in NAMES]
         logs = [KernelLog(guest) for guest in guests]
