@@ -45,10 +45,10 @@ def test_the_story_ends_well(tmp_path: Path) -> None:
     assert report.ok
     assert play.chapters == list(Chapter)
     assert [(d.guest, d.disk, d.memory, d.events) for d in report.devices] == [
-        ("alpha", "disk=", "foreign", ["reboot", "1 kills"]),
-        ("beta", "virtio=", "grants", ["crash", "1 kills"]),
-        ("gamma", "disk=, ro", "foreign", ["1 kills"]),
-        ("gamma", "disk=", "grants", ["1 kills"]),
+        ("alpha", "disk=", "foreign", ["reboot", "1 kill"]),
+        ("beta", "virtio=", "grants", ["crash", "1 kill"]),
+        ("gamma", "disk=, ro", "foreign", ["1 kill"]),
+        ("gamma", "disk=", "grants", ["1 kill"]),
     ]
     for device in report.devices:
         assert (device.verified, device.verified_in_guest, device.verified_in_file) == (True, DISK_BYTES, DISK_BYTES)

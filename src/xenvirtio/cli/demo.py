@@ -158,14 +158,12 @@ def _teller() -> Callable[[Chapter, str], None]:
     except ImportError:
 
         def tell(chapter: Chapter, text: str) -> None:
-            if text:
-                print(f"{chapter.value + ':':<24}{text}", file=sys.stderr, flush=True)
+            print(f"{chapter.value + ':':<24}{text}", file=sys.stderr, flush=True)
 
         return tell
     console = Console(stderr=True, highlight=False)
 
     def tell_richly(chapter: Chapter, text: str) -> None:
-        if text:
-            console.print(f"[bold cyan]{chapter.value + ':':<24}[/]{text}", soft_wrap=True)
+        console.print(f"[bold cyan]{chapter.value + ':':<24}[/]{text}", soft_wrap=True)
 
     return tell_richly

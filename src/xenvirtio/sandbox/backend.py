@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,14 @@ PATIENCE_S = 30.0
 class BackendProcess:
     """One backend after another over the same configuration. The log of all of them is one file, JSON lines."""
 
-    def __init__(
-        self, system: Path, configuration: Path, log_path: Path, *, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, system: Path, configuration: Path, log_path: Path) -> None:
         self.log_path = log_path
         self._command = [
             sys.executable, "-m", "xenvirtio", "serve", "--emulated", str(system),
             "--log-format", "json", "--log-level", "debug", str(configuration),
         ]  # fmt: skip
-        self._environment = {**os.environ, **(environment or {})}
-        paths = [str(Path(xenvirtio.__file__).parents[1]), self._environment.get("PYTHONPATH")]
-        self._environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        paths = [str(Path(xenvirtio.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+        self._environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self._process: subprocess.Popen[bytes] | None = None
         self._seen = 0
 

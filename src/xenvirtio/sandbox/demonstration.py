@@ -54,7 +54,6 @@ class Chapter(Enum):
     GUEST_VERIFICATION = "verify in the guests"
     SHUTDOWN = "shut down"
     FILE_VERIFICATION = "verify the image files"
-    END = "end"
 
 
 Teller = Callable[[Chapter, str], None]
@@ -314,7 +313,7 @@ class Demonstration:
             self._kill(backend, number)
             self._let_work(quarter_s / self._kills, backend)
         for guest in (alpha, beta, gamma):
-            guest.note(f"{self._kills} kills")
+            guest.note(f"{self._kills} kill" + "s" * (self._kills > 1))
         self._verify_in_guests(list(guests.values()))
         self._shut_down(system, backend, list(guests.values()))
 
@@ -387,7 +386,6 @@ class Demonstration:
         for disks in self._disks.values():
             for disk in disks:
                 disk.report.verified_in_file = disk.model.check_file(disk.path)
-        self._tell(Chapter.END, "")
 
     def _look_at_log(self, backend: BackendProcess) -> None:
         """The backend has no reason to complain in this story."""
