@@ -33,7 +33,7 @@ indirect_with_grants = false
 [[device]]
 guest = "domu-*"
 type = "block"
-index = 1
+devid = 1
 resource = { file = "/srv/{guest}.img", read_only = true, direct = true }
 serial = "data"
 queues = 4
@@ -41,7 +41,7 @@ queue_size = 128
 """)
     assert (configuration.daemon.state_dir, configuration.daemon.serve_disks) == (Path("/var/lib/state"), False)
     (device,) = configuration.devices
-    assert (device.type, device.index, device.serial, device.queues, device.queue_size) == (
+    assert (device.type, device.devid, device.serial, device.queues, device.queue_size) == (
         DeviceType.BLOCK, 1, "data", 4, 128,
     )  # fmt: skip
     assert device.resource.path_for("domu-1") == Path("/srv/domu-1.img")
@@ -50,13 +50,13 @@ queue_size = 128
 
 def test_the_first_entry_that_matches_is_used() -> None:
     configuration = parse(
-        DEVICE.replace('"g"', '"web-*"').replace("/d.img", "/first") + "index = 0\n"
+        DEVICE.replace('"g"', '"web-*"').replace("/d.img", "/first") + "devid = 0\n"
         + DEVICE.replace('"g"', '"*"').replace("/d.img", "/second")
         + DEVICE.replace('"g"', '"0b5c*"').replace("/d.img", "/third")
     )  # fmt: skip
 
-    def file(name: str, uuid: str, index: int) -> str | None:
-        found = configuration.find(name, uuid, DeviceType.BLOCK, index)
+    def file(name: str, uuid: str, devid: int) -> str | None:
+        found = configuration.find(name, uuid, DeviceType.BLOCK, devid)
         return None if found is None else found.resource.file
 
     assert file("web-1", "", 0) == "/first"
@@ -90,8 +90,9 @@ BAD = [
     (DEVICE.replace('guest = "g"\n', ""), "backends.toml: device[0]: key 'guest' is missing; it takes text in quotes"),
     (DEVICE.replace('"g"', '""'), "backends.toml: device[0]: guest: found ''; "
      'allowed: a guest name, a UUID or a pattern such as "domu-*"'),
-    (DEVICE + "index = true", "backends.toml: device[0]: index: found True; allowed: a whole number"),
-    (DEVICE + "index = 11", "backends.toml: device[0]: index: found 11; allowed: a number from 0 to 10"),
+    (DEVICE + "devid = true", "backends.toml: device[0]: devid: found True; allowed: a whole number"),
+    (DEVICE + "devid = 536870912",
+     "backends.toml: device[0]: devid: found 536870912; allowed: a number from 0 to 536870911"),
     (DEVICE + f'serial = "{"x" * 21}"', f"backends.toml: device[0]: serial: found '{'x' * 21}'; "
      "allowed: at most 20 ASCII characters"),
     (DEVICE + 'serial = "é"', "backends.toml: device[0]: serial: found 'é'; allowed: at most 20 ASCII characters"),
@@ -102,7 +103,7 @@ BAD = [
     (DEVICE + "queue_size = 2", "backends.toml: device[0]: queue_size: found 2; "
      "allowed: a power of two from 4 to 1024"),
     (DEVICE + "speed = 9", "backends.toml: device[0]: unknown key 'speed'; "
-     "allowed: type, resource, guest, index, serial, queues, queue_size"),
+     "allowed: type, resource, guest, devid, serial, queues, queue_size"),
     (DEVICE.replace('"/d.img"', '"/d\\u0000.img"'), "backends.toml: device[0]: resource: file: found '/d\\x00.img'; "
      "allowed: an absolute path"),
 ]  # fmt: skip

@@ -27,7 +27,7 @@ values = st.one_of(
 keys = st.sampled_from(
     [
         *("daemon", "state_dir", "serve_disks", "indirect_with_grants"),
-        *("device", "guest", "type", "resource", "index", "serial", "queues", "queue_size"),
+        *("device", "guest", "type", "resource", "devid", "serial", "queues", "queue_size"),
         *("file", "read_only", "direct", "something else"),
     ]
 )

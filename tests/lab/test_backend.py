@@ -46,6 +46,9 @@ def test_a_difference_names_what_is_more_and_what_is_less() -> None:
     before = Holdings(Counter(socket=1, eventfd=2), Counter(), 1)
     after = Holdings(Counter(socket=2), Counter({"/dev/xen/gntdev": 3}), 1)
     assert before.difference(before) == ""
+    frames = Holdings(Counter(socket=1, eventfd=2), Counter({"/dev/xen/privcmd": 4}), 1)
+    assert before.difference(frames, but_chunks=True) == ""
+    assert before.difference(frames) == "map /dev/xen/privcmd +4"
     assert before.difference(after) == "fd eventfd -2, fd socket +1, map /dev/xen/gntdev +3"
 
 

@@ -7,7 +7,7 @@
     [[device]]
     guest = "domu-*"                  # name or UUID, shell patterns allowed
     type = "block"
-    index = 0                         # optional: n-th device of this type in the guest
+    devid = 0                         # optional: its number in XenStore, for virtio=[...] the position in that list
     resource = { file = "/srv/{guest}.img", read_only = false, direct = false }
     serial = "data"                   # optional, up to 20 characters
     queues = 1                        # optional
@@ -31,6 +31,8 @@ DEFAULT_STATE_DIR = Path("/run/xenvirtio")
 SERVED_TYPES = {"block": DeviceType.BLOCK}
 SERIAL_MAX = 20
 QUEUES_MAX = 16
+DEVID_MAX = (1 << 29) - 1
+"""Disks are numbered by their vdev: xvda is 51712, the largest form is 1 << 28 and more."""
 QUEUE_SIZE_MIN = 4
 QUEUE_SIZE_MAX = 1024
 
@@ -52,7 +54,7 @@ class DeviceSettings:
     guest: str
     type: DeviceType
     resource: FileResourceSettings
-    index: int | None = None
+    devid: int | None = None
     serial: str = ""
     queues: int = 1
     queue_size: int = 256
@@ -73,10 +75,10 @@ class Configuration:
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     devices: tuple[DeviceSettings, ...] = ()
 
-    def find(self, name: str, uuid: str, device_type: DeviceType, index: int) -> DeviceSettings | None:
-        """Return the first entry for device number `index` of its type in the guest, or None."""
+    def find(self, name: str, uuid: str, device_type: DeviceType, devid: int) -> DeviceSettings | None:
+        """Return the first entry for a device of the guest, or None."""
         for device in self.devices:
-            if device.type == device_type and device.index in (None, index) and device.matches(name, uuid):
+            if device.type == device_type and device.devid in (None, devid) and device.matches(name, uuid):
                 return device
         return None
 
@@ -130,7 +132,7 @@ def _device(table: _Table) -> DeviceSettings:
             read_only=resource.get("read_only", bool, False),
             direct=resource.get("direct", bool, False),
         ),
-        index=table.optional("index", int, check=_between(0, 10)),
+        devid=table.optional("devid", int, check=_between(0, DEVID_MAX)),
         serial=table.get("serial", str, "", check=_serial),
         queues=table.get("queues", int, 1, check=_between(1, QUEUES_MAX)),
         queue_size=table.get("queue_size", int, 256, check=_queue_size),

@@ -12,6 +12,7 @@ from xenvirtio.daemon.guest import GuestIdentity
 from xenvirtio.devices.block.device import BlockDevice
 from xenvirtio.errors import ConfigurationError
 from xenvirtio.resources.file import open_disk
+from xenvirtio.virtio import features as feature
 from xenvirtio.virtio.device import Device, DeviceType
 from xenvirtio.virtio.transports.mmio import TRANSPORT_FEATURES
 
@@ -27,26 +28,31 @@ class DeviceFactory:
     def __init__(self, configuration: Configuration) -> None:
         self._configuration = configuration
 
+    def serves(self, entry: BackendEntry) -> bool:
+        """Say whether devices of this kind and type are ours to serve; others belong to other backends."""
+        if entry.path.kind == "virtio_disk":
+            return self._configuration.daemon.serve_disks
+        return entry.device_type == DeviceType.BLOCK
+
     def plan(self, identity: GuestIdentity, entry: BackendEntry) -> Plan | None:
         """Return how to make the device, or None when another backend is meant to serve it.
 
         Raises:
             ConfigurationError: nothing says what stands behind the device.
         """
-        index = entry.path.devid if entry.path.kind == "virtio" else 0
-        settings = self._configuration.find(identity.name, identity.uuid, entry.device_type, index)
+        if not self.serves(entry):
+            return None
+        settings = self._configuration.find(identity.name, identity.uuid, entry.device_type, entry.path.devid)
         if entry.path.kind == "virtio_disk":
-            if not self._configuration.daemon.serve_disks:
-                return None
-            return self._block_plan(self._disk_path(identity, entry, settings), entry.read_only, settings)
-        if entry.device_type != DeviceType.BLOCK or settings is None:
+            return self._block_plan(entry, self._disk_path(identity, entry, settings), entry.read_only, settings)
+        if settings is None:
             raise ConfigurationError(
                 str(entry.path),
                 f"no [[device]] entry for {entry.device_type.name.lower()} in guest {identity}",
                 "add one to the configuration and send SIGHUP",
             )
         path = settings.resource.path_for(identity.name)
-        return self._block_plan(path, entry.read_only or settings.resource.read_only, settings)
+        return self._block_plan(entry, path, entry.read_only or settings.resource.read_only, settings)
 
     @staticmethod
     def _disk_path(identity: GuestIdentity, entry: BackendEntry, settings: DeviceSettings | None) -> Path:
@@ -57,8 +63,7 @@ class DeviceFactory:
         remedy = "give the disk a target= in the guest's disk=[...]"
         raise ConfigurationError(str(entry.path), "key 'params' is missing", remedy)
 
-    @staticmethod
-    def _block_plan(path: Path, read_only: bool, settings: DeviceSettings | None) -> Plan:
+    def _block_plan(self, entry: BackendEntry, path: Path, read_only: bool, settings: DeviceSettings | None) -> Plan:
         direct = settings.resource.direct if settings else False
 
         def make() -> Device:
@@ -69,4 +74,7 @@ class DeviceFactory:
                 queue_size=settings.queue_size if settings else 256,
             )
 
-        return DeviceFactory.Plan(make, TRANSPORT_FEATURES)
+        offered = TRANSPORT_FEATURES
+        if entry.uses_grants and not self._configuration.daemon.indirect_with_grants:
+            offered &= ~feature.RING_INDIRECT_DESC
+        return DeviceFactory.Plan(make, offered)

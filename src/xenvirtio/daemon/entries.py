@@ -60,6 +60,8 @@ class BackendEntry:
     device_type: DeviceType
     params: str | None
     read_only: bool
+    uses_grants: bool
+    """What the toolstack told the guest. Only a hint: how an address is reached, the address itself says."""
 
 
 def parse_entry(path: EntryPath, keys: Mapping[str, str]) -> BackendEntry:
@@ -95,6 +97,7 @@ def parse_entry(path: EntryPath, keys: Mapping[str, str]) -> BackendEntry:
         device_type=_device_type(where, path.kind, keys.get("type", "")),
         params=keys.get("params") or None,
         read_only=keys.get("mode", "w") == "r",
+        uses_grants=keys.get("grant_usage", "0") == "1",
     )
 
 

@@ -11,6 +11,8 @@ queues stopped, memory unmapped -> Closed, leaf removed. A guest's reboot is a n
 from __future__ import annotations
 
 import logging
+import os
+import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +29,6 @@ from xenvirtio.xen.capabilities import Hypervisor
 from xenvirtio.xenstore.client import Operations, XenStoreClient
 
 log = logging.getLogger("xenvirtio.serve")
-
-POLL_S = 0.5
-"""Longest wait for a XenStore event before signals are looked at again."""
 
 RELEASE_DOMAIN = "@releaseDomain"
 GOING = (XenbusState.CLOSING, XenbusState.CLOSED)
@@ -62,6 +61,7 @@ class Supervisor:
         self._guests: dict[DomId, GuestBackend] = {}
         self._served: dict[EntryPath, DeviceKey] = {}
         self._complained: dict[EntryPath, str] = {}
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = False
         self._wants_counters = False
         self._reload: Callable[[], Configuration] | None = None
@@ -75,14 +75,17 @@ class Supervisor:
     def stop(self) -> None:
         """Make `run` return soon. Safe from a signal handler."""
         self._stopping = True
+        os.eventfd_write(self._wake_fd, 1)
 
     def request_reload(self, load: Callable[[], Configuration]) -> None:
         """Re-read the configuration soon. Safe from a signal handler."""
         self._reload = load
+        os.eventfd_write(self._wake_fd, 1)
 
     def request_counters(self) -> None:
         """Log what every guest has cost so far, soon. Safe from a signal handler."""
         self._wants_counters = True
+        os.eventfd_write(self._wake_fd, 1)
 
     def counters(self) -> dict[str, dict[str, object]]:
         """Totals by guest: `pump` (accesses, kicks, wakeups) and `devices`, each with `device_host.COUNTERS`."""
@@ -103,8 +106,10 @@ class Supervisor:
         log.info("ready", extra={"guests": len(self._guests)})
         try:
             while not self._stopping:
-                if self._store.next_event(POLL_S) is not None:
-                    self._swallow_events()
+                ready, _, _ = select.select([self._store.fileno(), self._wake_fd], [], [])
+                if self._wake_fd in ready:
+                    os.eventfd_read(self._wake_fd)
+                if self._store.pump():  # one look at the store serves all events that wait
                     self._sync_safely()
                 if self._reload is not None:
                     self._apply_reload()
@@ -115,17 +120,13 @@ class Supervisor:
             for guest in self._guests.values():
                 guest.release()
             self._guests.clear()
+            os.close(self._wake_fd)
 
     def _watch_deaths(self) -> None:
         try:
             self._store.watch(RELEASE_DOMAIN, RELEASE_DOMAIN)
         except XenStoreError as error:
             log.info("domain deaths are not announced to us (%s); relying on the backend directories", error)
-
-    def _swallow_events(self) -> None:
-        """One look at the store serves all events queued by now."""
-        while self._store.next_event(0) is not None:
-            pass
 
     def _apply_reload(self) -> None:
         load, self._reload = self._reload, None
@@ -149,7 +150,7 @@ class Supervisor:
             self.sync()
         except XenvirtioError as error:
             # XenStore going away and coming back is a normal event: its return fires every watch again.
-            log.warning("XenStore could not be read: %s", error)
+            log.warning("could not follow XenStore: %s", error)
 
     def sync(self) -> None:
         """Make what runs agree with what XenStore shows."""
@@ -163,7 +164,7 @@ class Supervisor:
         for domid in sorted({path.domid for path in found}):
             wanted = [entry for path, entry in found.items() if path.domid == domid and path not in self._served]
             for entry in wanted:
-                if entry.is_going and entry.state != XenbusState.CLOSED:
+                if entry.is_going and entry.state != XenbusState.CLOSED and self._is_ours(entry):
                     self._close_entry(entry.path)
             fresh = [entry for entry in wanted if not entry.is_going]
             if fresh:
@@ -194,7 +195,7 @@ class Supervisor:
         if state is None or not (state.isascii() and state.isdigit()):
             return None
         keys: dict[str, str] = {}
-        for name in ("base", "irq", "type", "transport", "params", "mode", "online"):
+        for name in ("base", "irq", "type", "transport", "params", "mode", "online", "grant_usage"):
             value = self._store.read_optional(f"{path}/{name}")
             if value is not None:
                 keys[name] = value
@@ -226,7 +227,9 @@ class Supervisor:
         try:
             guest.start()
         except XenvirtioError as error:
+            # Nobody has been told that the devices are ready; the next event tries again.
             self._complain_once(made[0][0].path, f"{identity}: {error}")
+            self._drop_guest(domid)
             return
         for entry, *_ in made:
             if entry.path in self._served and entry.state == XenbusState.INITIALISING:
@@ -273,6 +276,15 @@ class Supervisor:
             self._complained[path] = problem
             log.warning("not served: %s", problem, extra={"entry": str(path)})
 
+    def _is_ours(self, entry: _Found) -> bool:
+        """Say whether we would serve such an entry, so that other backends' are left to them."""
+        if entry.path in self._complained:
+            return True
+        try:
+            return self._factory.serves(parse_entry(entry.path, entry.keys))
+        except ConfigurationError:
+            return False
+
     def _stop_serving(self, path: EntryPath, entry: _Found | None) -> None:
         key = self._served.pop(path)
         guest = self._guests.get(path.domid)
@@ -305,10 +317,13 @@ class Supervisor:
             shown = any(path.domid == domid for path in found)
             if guest.attached and shown and guest.is_alive():
                 continue
-            started = time.monotonic()
-            guest.destroy()
-            del self._guests[domid]
-            for path in [path for path in self._served if path.domid == domid]:
-                del self._served[path]
-            seconds = round(time.monotonic() - started, 3)
-            log.info("guest gone", extra={"guest": str(guest.identity), "seconds": seconds})
+            self._drop_guest(domid)
+
+    def _drop_guest(self, domid: DomId) -> None:
+        guest = self._guests.pop(domid)
+        started = time.monotonic()
+        guest.destroy()
+        for path in [path for path in self._served if path.domid == domid]:
+            del self._served[path]
+        seconds = round(time.monotonic() - started, 3)
+        log.info("guest gone", extra={"guest": str(guest.identity), "seconds": seconds})

@@ -40,22 +40,22 @@ BY_HAND: tuple[tuple[str, dict[str, str]], ...] = (
     ("virtio/{domid}/6", {"type": "virtio,device2", "base": "0", "irq": "0", "transport": "mmio"}),
     ("virtio/{domid}/7", {"type": "virtio,device2", "base": "2000000 please", "irq": "33", "transport": "mmio"}),
     ("virtio/{domid}/8", {"type": "virtio,device2", "transport": "mmio"}),
-    ("virtio_disk/{domid}/51712", {"base": "33554432", "irq": "33", "transport": "mmio"}),
+    ("virtio_disk/{domid}/51712", {"base": "33554432", "irq": "33", "transport": "mmio", "params": "/srv/lab"}),
 )
 """What a script with a mistake might write."""
 
 EXPECTED = (
     # what the message names, and a word of the way out
-    (r"/nothing\.img: does not exist; create it"),
-    (r"disks: is a directory; give the path"),
-    (r"/odd\.img: has 1000 bytes, not a multiple of 512; .*truncate -s 1024"),
-    (r"virtio/\d+/3: transport is 'unknown'; write transport=mmio"),
-    (r"virtio/\d+/4: unknown device type 'virtio,device7f'; known: "),
-    (r"virtio/\d+/5: no \[\[device\]\] entry .*; add one"),
-    (r"virtio/\d+/6: no MMIO window was assigned .*; "),
-    (r"virtio/\d+/7: base is '2000000 please', not a number"),
-    (r"virtio/\d+/8: key 'base' is missing; "),
-    (r"virtio_disk/\d+/51712: key 'params' is missing; give the disk a target="),
+    r"/nothing\.img: does not exist; create it",
+    r"disks: is a directory; give the path",
+    r"/odd\.img: has 1000 bytes, not a multiple of 512; .*truncate -s 1024",
+    r"virtio/\d+/3: transport is 'unknown'; write transport=mmio",
+    r"virtio/\d+/4: unknown device type 'virtio,device7f'; known: ",
+    r"virtio/\d+/5: no \[\[device\]\] entry .*; add one",
+    r"virtio/\d+/6: no MMIO window was assigned .*; ",
+    r"virtio/\d+/7: base is '2000000 please', not a number",
+    r"virtio/\d+/8: key 'base' is missing; ",
+    r"/srv/lab: is a directory; give the path",
 )
 
 

@@ -23,11 +23,12 @@ WARNINGS = (r"needs a reset", r"FEATURES_OK refused")
 def run(stage: Stage) -> dict[str, Any]:
     disks = {name: stage.disk(name, 8) for name in ("good", "hostile")}
     with stage.serve(expected_warnings=WARNINGS) as backend:
+        idle = backend.holdings()
         good = stage.toolstack.create(GuestConfig("good", disks=(disks["good"],)))
         hostile = stage.toolstack.create(GuestConfig("hostile", vcpus=2, disks=(disks["hostile"],)))
         log = KernelLog(good)
         load = Load(good, "verify /dev/vda -d 4 -t 3600")
-        idle, xen = backend.holdings(), look(stage.dom0)
+        served, xen = backend.holdings(), look(stage.dom0)
 
         run_load(hostile, "fill /dev/vda -d 8 -s 5")
         device = hostile.run("basename $(readlink -f /sys/block/vda/device/..)").output.strip()
@@ -44,7 +45,7 @@ def run(stage: Stage) -> dict[str, Any]:
         hostile.run(f"echo {device} >{DRIVER}/bind && until [ -b /dev/vda ]; do sleep 0.1; done", 60)
         run_load(hostile, "verify /dev/vda -d 8 -t 2")
         check_disk(stage.dom0, hostile, disks["hostile"].target)
-        backend.wait_holdings(idle)
+        backend.wait_holdings(served, but_chunks=True)
         wait_same(stage.dom0, xen)
 
         result = load.finish()
@@ -52,6 +53,7 @@ def run(stage: Stage) -> dict[str, Any]:
         check_disk(stage.dom0, good, disks["good"].target)
         hostile.shut_down()
         good.shut_down()
+        backend.wait_holdings(idle)
     return {**facts, "good_guest_requests": result.requests, "daemon_warnings": len(asked)}
 
 

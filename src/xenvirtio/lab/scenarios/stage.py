@@ -49,6 +49,8 @@ class Stage:
 
     def set_up(self) -> None:
         """Forget what earlier scenarios left; no guest may be there."""
+        for kind in ("virtio", "virtio_disk"):
+            self.dom0.run(f"xenstore-rm /local/domain/0/backend/{kind}", check=False)
         self.dom0.run(f"rm -rf {DISK_FOLDER} /var/log/xen/guest-*.log; mkdir -p {DISK_FOLDER} /run/lab")
 
     def evidence(self) -> dict[str, str]:
