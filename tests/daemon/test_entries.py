@@ -15,11 +15,11 @@ GOOD = {"base": "0x2000000", "irq": "33", "transport": "mmio", "type": "virtio,d
 
 def test_a_disk_entry_counts_in_decimal() -> None:
     keys = {"base": "33554944", "irq": "34", "params": "/srv/d.img", "mode": "r", "type": "standalone"}
-    assert parse_entry(DISK, keys) == BackendEntry(DISK, 0x2000200, 34, DeviceType.BLOCK, "/srv/d.img", True)
+    assert parse_entry(DISK, keys) == BackendEntry(DISK, 0x2000200, 34, DeviceType.BLOCK, "/srv/d.img", True, False)
 
 
 def test_a_virtio_entry_counts_in_hex_and_names_its_type() -> None:
-    assert parse_entry(VIRTIO, GOOD) == BackendEntry(VIRTIO, 0x2000000, 33, DeviceType.BLOCK, None, False)
+    assert parse_entry(VIRTIO, GOOD) == BackendEntry(VIRTIO, 0x2000000, 33, DeviceType.BLOCK, None, False, False)
 
 
 @pytest.mark.parametrize(("digits", "expected"), [("1", DeviceType.NET), ("1a", DeviceType.FS)])

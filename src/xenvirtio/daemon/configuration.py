@@ -3,6 +3,7 @@
     [daemon]                          # optional, all keys too
     state_dir = "/run/xenvirtio"
     serve_disks = true                # serve disk=[... specification=virtio] entries, whose file XenStore names
+    indirect_with_grants = true       # offer indirect descriptors where grants are used: one more copy call a batch
 
     [[device]]
     guest = "domu-*"                  # name or UUID, shell patterns allowed
