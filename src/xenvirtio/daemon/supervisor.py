@@ -30,6 +30,9 @@ from xenvirtio.xenstore.client import Operations, XenStoreClient
 
 log = logging.getLogger("xenvirtio.serve")
 
+RETRY_S = 1.0
+"""Until the next look at a XenStore that could not be read; it may have been slow, and then no event will follow."""
+
 RELEASE_DOMAIN = "@releaseDomain"
 GOING = (XenbusState.CLOSING, XenbusState.CLOSED)
 
@@ -62,6 +65,7 @@ class Supervisor:
         self._served: dict[EntryPath, DeviceKey] = {}
         self._complained: dict[EntryPath, str] = {}
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_behind = False
         self._stopping = False
         self._wants_counters = False
         self._reload: Callable[[], Configuration] | None = None
@@ -106,10 +110,11 @@ class Supervisor:
         log.info("ready", extra={"guests": len(self._guests)})
         try:
             while not self._stopping:
-                ready, _, _ = select.select([self._store.fileno(), self._wake_fd], [], [])
+                timeout_s = RETRY_S if self._is_behind else None
+                ready, _, _ = select.select([self._store.fileno(), self._wake_fd], [], [], timeout_s)
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
-                if self._store.pump():  # one look at the store serves all events that wait
+                if self._store.pump() or self._is_behind:  # one look at the store serves all events that wait
                     self._sync_safely()
                 if self._reload is not None:
                     self._apply_reload()
@@ -148,8 +153,10 @@ class Supervisor:
     def _sync_safely(self) -> None:
         try:
             self.sync()
+            self._is_behind = False
         except XenvirtioError as error:
-            # XenStore going away and coming back is a normal event: its return fires every watch again.
+            # XenStore going away and coming back is a normal event.
+            self._is_behind = True
             log.warning("could not follow XenStore: %s", error)
 
     def sync(self) -> None:
