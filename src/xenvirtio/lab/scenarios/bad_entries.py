@@ -16,19 +16,19 @@ DEVICES = f"""
 [[device]]
 guest = "bad"
 type = "block"
-index = 0
+devid = 0
 resource = {{ file = "{DISK_FOLDER}/nothing.img" }}
 
 [[device]]
 guest = "bad"
 type = "block"
-index = 1
+devid = 1
 resource = {{ file = "{DISK_FOLDER}" }}
 
 [[device]]
 guest = "bad"
 type = "block"
-index = 2
+devid = 2
 resource = {{ file = "{DISK_FOLDER}/odd.img" }}
 """
 

@@ -14,7 +14,7 @@ DEVICES = """
 [[device]]
 guest = "conf*"
 type = "block"
-index = 0
+devid = 0
 resource = {{ file = "{folder}/{{guest}}-0.img" }}
 serial = "first"
 queues = 2
@@ -22,7 +22,7 @@ queues = 2
 [[device]]
 guest = "conf*"
 type = "block"
-index = 1
+devid = 1
 resource = {{ file = "{folder}/{{guest}}-1.img", read_only = true }}
 serial = "second"
 """
