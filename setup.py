@@ -22,15 +22,16 @@ def engine():
     except ImportError:
         return []
     extensions = [
-        Extension(name, ["src/" + name.replace(".", "/") + ".py"], optional=True, extra_compile_args=["-O2"])
+        Extension(name, ["src/" + name.replace(".", "/") + ".py"], optional=True, extra_compile_args=["-O2", "-g0"])
         for name in _build.ENGINE_MODULES
     ]
     return cythonize(
         extensions,
         build_dir="build/cython",
         include_path=["src"],
+        nthreads=os.cpu_count() or 1,
         compiler_directives=_build.COMPILER_DIRECTIVES,
     )
 
 
-setup(ext_modules=engine())
+setup(ext_modules=engine(), options={"build_ext": {"parallel": os.cpu_count() or 1}})
