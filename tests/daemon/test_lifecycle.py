@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.sandbox.rig import GuestIo, Rig, open_rig
-from xenvirtio.daemon.guest import WINDOW_BYTES
+from xenvirtio.daemon.entries import WINDOW_BYTES
 from xenvirtio.sandbox.guest import GuestDisk
 from xenvirtio.sandbox.toolstack import DiskConfiguration
 from xenvirtio.sandbox.workload import SECTORS

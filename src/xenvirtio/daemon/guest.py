@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xenvirtio.daemon.device_host import DeviceHost, GuestAccess
+from xenvirtio.daemon.entries import WINDOW_BYTES
 from xenvirtio.daemon.state_file import DeviceKey, GuestState
 from xenvirtio.errors import GuestError, HypervisorError, XenvirtioError
 from xenvirtio.ids import DomId, EventPort, RemotePort, ServerId, Spi
@@ -36,7 +37,6 @@ from xenvirtio.xen.capabilities import Hypervisor, Mapping
 
 log = logging.getLogger("xenvirtio.guest")
 
-WINDOW_BYTES = 0x200
 DRAIN_LIMIT_S = 2.0
 """How long teardown waits for accesses under way; with the ranges unmapped none can follow, so this is ample."""
 

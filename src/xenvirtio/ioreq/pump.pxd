@@ -4,8 +4,8 @@ from xenvirtio.memory.raw cimport (
     and_u32, fence, ioctl, load_u8, load_u32, load_u64, read, store_u8, store_u32, store_u64, wait_readable, write
 )
 
-cdef unsigned int SLOT_BYTES, SLOT_DATA, SLOT_SIZE, SLOT_FLAGS, SLOT_TYPE
-cdef unsigned char STATE_MASK, KEEP_FLAGS, READ_DIRECTION, READY, INPROCESS, RESPONSE_READY
+cdef unsigned int SLOT_BYTES, DATA, SIZE, FLAGS, TYPE
+cdef unsigned char STATE_MASK, KEEP_FLAGS, DIRECTION_READ, READY, INPROCESS, RESPONSE_READY
 cdef unsigned char TYPE_COPY, TYPE_INVALIDATE
 cdef unsigned int REG_QUEUE_NOTIFY, REG_INTERRUPT_STATUS, REG_INTERRUPT_ACK
 cdef unsigned long IOCTL_EVTCHN_NOTIFY

@@ -19,6 +19,17 @@ from typing import Protocol
 
 from xenvirtio.errors import HypervisorError, UsageError
 from xenvirtio.ids import EventPort
+from xenvirtio.ioreq.page import (
+    DATA,
+    DIRECTION_READ,
+    FLAGS,
+    SIZE,
+    SLOT_BYTES,
+    STATE_MASK,
+    TYPE,
+    RequestType,
+    SlotState,
+)
 from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.xen.capabilities import EventChannels
 
@@ -45,19 +56,14 @@ if not cython.compiled:
 
 log = logging.getLogger("xenvirtio.ioreq")
 
-SLOT_BYTES = 32
-SLOT_DATA = 8
-SLOT_SIZE = 20
-SLOT_FLAGS = 30
-SLOT_TYPE = 31
-STATE_MASK = 0x0F
 KEEP_FLAGS = 0xF0
-READ_DIRECTION = 0x20
-READY = 1
-INPROCESS = 2
-RESPONSE_READY = 3
-TYPE_COPY = 1
-TYPE_INVALIDATE = 8
+"""All of the flags byte but the state."""
+
+READY = int(SlotState.READY)
+INPROCESS = int(SlotState.INPROCESS)
+RESPONSE_READY = int(SlotState.RESPONSE_READY)
+TYPE_COPY = int(RequestType.COPY)
+TYPE_INVALIDATE = int(RequestType.INVALIDATE)
 
 REG_QUEUE_NOTIFY = 0x50
 REG_INTERRUPT_STATUS = 0x60
@@ -173,29 +179,29 @@ class IoreqPump:
         """Say whether no vCPU has an access under way."""
         busy = 0
         for vcpu in range(self._vcpus):
-            busy |= load_u8(self._page + SLOT_BYTES * vcpu + SLOT_FLAGS) & STATE_MASK
+            busy |= load_u8(self._page + SLOT_BYTES * vcpu + FLAGS) & STATE_MASK
         return busy == 0
 
     def _handle_slot(self, vcpu: int, adopt: bool) -> int:
         slot = self._page + SLOT_BYTES * vcpu
-        flags = load_u8(slot + SLOT_FLAGS)
+        flags = load_u8(slot + FLAGS)
         if flags & STATE_MASK != READY and not (adopt and flags & STATE_MASK == INPROCESS):
             if adopt and flags & STATE_MASK == RESPONSE_READY:
                 self._notify(vcpu)  # the dead owner may have answered and not told
             return 0  # otherwise the spurious event at binding, or one event for two
         flags &= KEEP_FLAGS
-        store_u8(slot + SLOT_FLAGS, flags | INPROCESS)
+        store_u8(slot + FLAGS, flags | INPROCESS)
         self._doorbell_fd = -1
-        kind = load_u8(slot + SLOT_TYPE)
+        kind = load_u8(slot + TYPE)
         if kind == TYPE_COPY:
             self._access(slot, flags)
         elif kind == TYPE_INVALIDATE:
             self._run_invalidate()
         else:
-            store_u64(slot + SLOT_DATA, ALL_ONES)
+            store_u64(slot + DATA, ALL_ONES)
         self.accesses += 1
         fence()
-        store_u8(slot + SLOT_FLAGS, flags | RESPONSE_READY)
+        store_u8(slot + FLAGS, flags | RESPONSE_READY)
         fence()
         self._notify(vcpu)
         if self._doorbell_fd >= 0:
@@ -205,21 +211,21 @@ class IoreqPump:
 
     def _access(self, slot: int, flags: int) -> None:
         address = load_u64(slot)
-        size = load_u32(slot + SLOT_SIZE)
+        size = load_u32(slot + SIZE)
         for window in self._windows:
             if window.base <= address and size <= window.length and address - window.base <= window.length - size:
                 self._access_window(window, slot, address - window.base, size, flags)
                 return
-        store_u64(slot + SLOT_DATA, ALL_ONES)
+        store_u64(slot + DATA, ALL_ONES)
 
     def _access_window(self, window: DeviceWindow, slot: int, offset: int, size: int, flags: int) -> None:
-        if flags & READ_DIRECTION:
+        if flags & DIRECTION_READ:
             if size == 4 and offset == REG_INTERRUPT_STATUS:
-                store_u64(slot + SLOT_DATA, load_u32(window.interrupt_status))
+                store_u64(slot + DATA, load_u32(window.interrupt_status))
             else:
-                store_u64(slot + SLOT_DATA, self._read(window, offset, size))
+                store_u64(slot + DATA, self._read(window, offset, size))
             return
-        value = load_u64(slot + SLOT_DATA)
+        value = load_u64(slot + DATA)
         if size == 4 and offset == REG_QUEUE_NOTIFY:
             index = value & 0xFFFFFFFF
             if index < window.queues:

@@ -6,10 +6,9 @@ backend cannot reach gets a failed request, nothing more.
 
 from __future__ import annotations
 
+from xenvirtio.ids import GRANT_BIT
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.memory.transfer import TransferList
-
-GRANT_BIT = 1 << 63
 
 
 class AddressSpace(GuestMemory):

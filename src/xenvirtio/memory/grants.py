@@ -12,6 +12,7 @@ from __future__ import annotations
 from array import array
 
 from xenvirtio.errors import HypervisorError
+from xenvirtio.ids import GRANT_BIT, PAGE_SIZE
 from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.memory.transfer import TransferList
@@ -25,8 +26,6 @@ except ImportError:
 if not cython.compiled:
     from xenvirtio.memory.raw import ioctl, load_u16, store_u16, store_u32, store_u64
 
-GRANT_BIT = 1 << 63
-PAGE_SIZE = 4096
 REFERENCE_LIMIT = 1 << 32
 SEGMENT_BYTES = 24
 SOURCE_IS_REFERENCE = 1

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from xenvirtio.errors import UsageError
+from xenvirtio.ids import GRANT_BIT
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.memory.transfer import TransferList
 
@@ -21,8 +22,6 @@ except ImportError:
 
 if not cython.compiled:
     from xenvirtio.memory.raw import copy
-
-GRANT_BIT = 1 << 63
 
 
 class RegionTable:

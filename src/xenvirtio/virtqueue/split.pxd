@@ -6,7 +6,7 @@ from xenvirtio.memory.transfer cimport TransferList
 from xenvirtio.virtqueue.batch cimport ChainBatch
 
 cdef unsigned int DESCRIPTOR_BYTES
-cdef unsigned short DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, NO_NOTIFICATION
+cdef unsigned short DESC_F_NEXT, DESC_F_WRITE, DESC_F_INDIRECT, AVAIL_F_NO_INTERRUPT, USED_F_NO_NOTIFY
 
 
 

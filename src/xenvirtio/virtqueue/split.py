@@ -16,7 +16,15 @@ from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.memory.transfer import TransferList
 from xenvirtio.virtqueue.batch import ChainBatch
-from xenvirtio.virtqueue.layout import INDIRECT_MAX
+from xenvirtio.virtqueue.layout import (
+    AVAIL_F_NO_INTERRUPT,
+    DESC_F_INDIRECT,
+    DESC_F_NEXT,
+    DESC_F_WRITE,
+    DESCRIPTOR_BYTES,
+    INDIRECT_MAX,
+    USED_F_NO_NOTIFY,
+)
 
 try:
     import cython
@@ -25,12 +33,6 @@ except ImportError:
 
 if not cython.compiled:
     from xenvirtio.memory.raw import fence, load_u16, load_u32, load_u64, store_u16, store_u32
-
-DESCRIPTOR_BYTES = 16
-DESC_F_NEXT = 1
-DESC_F_WRITE = 2
-DESC_F_INDIRECT = 4
-NO_NOTIFICATION = 1
 
 
 class SplitQueue:
@@ -253,7 +255,7 @@ class SplitQueue:
         if self._event_index:
             event = load_u16(self._avail + 4 + 2 * self.size)
             return ((new - event - 1) & 0xFFFF) < ((new - old) & 0xFFFF)
-        return not load_u16(self._avail) & NO_NOTIFICATION
+        return not load_u16(self._avail) & AVAIL_F_NO_INTERRUPT
 
     def suppress_kicks(self) -> None:
         """Ask the driver not to notify while the queue is being drained anyway.
@@ -261,7 +263,7 @@ class SplitQueue:
         With EVENT_IDX there is nothing to write: an avail_event left behind suppresses by itself.
         """
         if not self._event_index:
-            store_u16(self._used, NO_NOTIFICATION)
+            store_u16(self._used, USED_F_NO_NOTIFY)
 
     def rearm_kicks(self) -> bool:
         """Ask for notifications again; return True when chains arrived meanwhile, whose kick may never come.
