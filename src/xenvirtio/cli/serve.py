@@ -16,11 +16,13 @@ from xenvirtio._engine_choice import describe_engine
 from xenvirtio.daemon.configuration import Configuration, load_configuration
 from xenvirtio.daemon.logs import set_up_logging
 from xenvirtio.daemon.supervisor import Supervisor
-from xenvirtio.errors import ConfigurationError
+from xenvirtio.errors import ConfigurationError, ResourceError
 from xenvirtio.xen.capabilities import Hypervisor
 from xenvirtio.xenstore.client import XenStoreClient
 
 log = logging.getLogger("xenvirtio.serve")
+
+DEVICE_NODES = Path("/dev/xen")
 
 DESCRIPTION = """\
 Serve virtio devices to Xen guests from this domain (dom0, or a driver domain).
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
         log.info("starting", extra={"version": __version__, "engine": describe_engine()})
         hypervisor, store = _connect(options.emulated)
         with store:
+            _wait_for(store)
             supervisor = Supervisor(hypervisor, store, configuration)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: supervisor.stop())
@@ -100,7 +103,20 @@ def _connect(emulated: Path | None) -> tuple[Hypervisor, XenStoreClient]:
         return connect_emulated(emulated / "hypervisor"), XenStoreClient.at(emulated / "xenstore")
     from xenvirtio.xen.linux.host import LinuxHypervisor
 
+    if not DEVICE_NODES.exists():
+        raise ResourceError(
+            f"no {DEVICE_NODES}: this machine does not run on Xen, or its modules xen-privcmd, xen-evtchn, xen-gntdev "
+            "are missing; `xenvirtio doctor` says more, `xenvirtio demo` needs no Xen"
+        )
     return LinuxHypervisor(), XenStoreClient()
+
+
+def _wait_for(store: XenStoreClient) -> None:
+    """Wait for a XenStore that comes later than we do; any signal ends the process, which holds nothing yet."""
+    if not store.wait_ready(1):
+        log.warning("XenStore cannot be reached yet; waiting for it")
+        while not store.wait_ready(10):
+            pass
 
 
 @contextmanager
