@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -134,3 +135,23 @@ def test_remove_leaves_no_file(path: Path) -> None:
     state.remove()
     state.remove()
     assert not path.exists()
+
+
+def test_a_full_file_system_is_an_error_not_a_signal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store into a page that tmpfs has no room for would be SIGBUS, so all room is taken at the start."""
+
+    def full(descriptor: int, offset: int, length: int) -> None:
+        assert (offset, length) == (0, FILE_BYTES)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(ResourceError, match="No space left"):
+        GuestState(path, DOMID, "uuid-1")
+
+
+def test_devices_of_a_server_that_is_gone_are_forgotten(path: Path) -> None:
+    _filled(path)
+    state = GuestState(path, DOMID, "uuid-1")
+    state.forget_devices()
+    assert (state.recorded(), state.find(KEY)) == ([], None)
+    state.close()

@@ -396,3 +396,24 @@ def test_a_node_that_says_nothing_answers_nothing() -> None:
     assert bench.pump.handle_events() == 0
     assert bench.state() == SlotState.READY
     node.close()
+
+
+def test_a_guest_that_never_rests_does_not_keep_serve_from_ending(bench: Bench) -> None:
+    control = os.eventfd(1, os.EFD_NONBLOCK)
+    bench.post(0x70)
+    bench.events.raise_port(11)
+
+    def post_again(port: EventPort) -> None:
+        bench.post(0x70)
+        bench.events.raise_port(port)
+
+    bench.events.on_notify = post_again  # the next access is there before the pump looks again
+    thread = threading.Thread(target=bench.pump.serve, args=(control,), daemon=True)
+    thread.start()
+    thread.join(5)
+    stuck = thread.is_alive()
+    bench.events.on_notify = lambda port: None
+    thread.join(5)
+    assert not stuck
+    assert bench.pump.accesses >= 1
+    os.close(control)

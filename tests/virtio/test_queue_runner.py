@@ -219,6 +219,24 @@ def test_stop_finishes_the_batch_under_way(make: Callable[..., Bench]) -> None:
     assert bench.guest.ring.collect() == [("under way", 0)]
 
 
+def test_a_batch_that_the_device_gave_up_is_not_shown_to_the_driver(make: Callable[..., Bench]) -> None:
+    bench = make()
+
+    class Quick(Device):
+        def process(self, queue_index: int, batch: ChainBatch, memory: GuestMemory) -> None:
+            super().process(queue_index, batch, memory)
+            bench.runner.abandon()
+            batch.unfinished = batch.abandoned
+
+    bench.device.__class__ = Quick
+    bench.guest.offer("hours of work")
+    bench.start()
+    bench.until(lambda: bench.served() == 1)
+    bench.end()
+    assert bench.guest.ring.collect() == []
+    assert (bench.interrupts, bench.failures) == (0, [])
+
+
 def test_pause_returns_between_two_batches_and_holds_the_next(make: Callable[..., Bench]) -> None:
     bench = make()
     inside = [0]

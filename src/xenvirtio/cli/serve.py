@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import logging
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
     if options.check:
         print(f"{options.configuration or 'defaults'}: fine, {len(configuration.devices)} device entries")
         return 0
+    _allow_many_descriptors()
     with _only_one(configuration.daemon.state_dir):
         log.info("starting", extra={"version": __version__, "engine": describe_engine()})
         hypervisor, store = _connect(options.emulated)
@@ -109,6 +111,12 @@ def _connect(emulated: Path | None) -> tuple[Hypervisor, XenStoreClient]:
             "are missing; `xenvirtio doctor` says more, `xenvirtio demo` needs no Xen"
         )
     return LinuxHypervisor(), XenStoreClient()
+
+
+def _allow_many_descriptors() -> None:
+    """Use what the system allows: a guest takes about ten descriptors, and the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _wait_for(store: XenStoreClient) -> None:

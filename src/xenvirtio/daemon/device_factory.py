@@ -51,15 +51,27 @@ class DeviceFactory:
                 f"no [[device]] entry for {entry.device_type.name.lower()} in guest {identity}",
                 "add one to the configuration and send SIGHUP",
             )
-        path = settings.resource.path_for(identity.name)
+        path = self._configured_path(identity, entry, settings)
         return self._block_plan(entry, path, entry.read_only or settings.resource.read_only, settings)
 
     @staticmethod
-    def _disk_path(identity: GuestIdentity, entry: BackendEntry, settings: DeviceSettings | None) -> Path:
+    def _configured_path(identity: GuestIdentity, entry: BackendEntry, settings: DeviceSettings) -> Path:
+        """Who names a guest must not thereby choose a file in another directory."""
+        name = identity.name
+        if "{guest}" in settings.resource.file and (not name or "/" in name or "\0" in name):
+            raise ConfigurationError(
+                str(entry.path),
+                f"the guest's name {name!r} cannot stand for {{guest}} in the path of its image",
+                "rename the guest, or write its path out",
+            )
+        return settings.resource.path_for(name)
+
+    @classmethod
+    def _disk_path(cls, identity: GuestIdentity, entry: BackendEntry, settings: DeviceSettings | None) -> Path:
         if entry.params:
             return Path(entry.params)
         if settings is not None:
-            return settings.resource.path_for(identity.name)
+            return cls._configured_path(identity, entry, settings)
         remedy = "give the disk a target= in the guest's disk=[...]"
         raise ConfigurationError(str(entry.path), "key 'params' is missing", remedy)
 
@@ -67,12 +79,17 @@ class DeviceFactory:
         direct = settings.resource.direct if settings else False
 
         def make() -> Device:
-            return BlockDevice(
-                open_disk(path, read_only=read_only, direct=direct),
-                serial=settings.serial if settings else "",
-                queues=settings.queues if settings else 1,
-                queue_size=settings.queue_size if settings else 256,
-            )
+            disk = open_disk(path, read_only=read_only, direct=direct)
+            try:
+                return BlockDevice(
+                    disk,
+                    serial=settings.serial if settings else "",
+                    queues=settings.queues if settings else 1,
+                    queue_size=settings.queue_size if settings else 256,
+                )
+            except BaseException:
+                disk.close()
+                raise
 
         offered = TRANSPORT_FEATURES
         if entry.uses_grants and not self._configuration.daemon.indirect_with_grants:

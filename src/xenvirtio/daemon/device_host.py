@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from xenvirtio.daemon.ring_mapping import RingMapping
-from xenvirtio.errors import HypervisorError
+from xenvirtio.errors import HypervisorError, ResourceError, XenvirtioError
 from xenvirtio.ids import DomId, Spi
 from xenvirtio.ioreq.pump import DeviceWindow
 from xenvirtio.memory.address_space import AddressSpace
@@ -17,6 +18,7 @@ from xenvirtio.memory.foreign import ForeignChunks
 from xenvirtio.memory.grants import GrantMemory
 from xenvirtio.memory.regions import RegionMemory
 from xenvirtio.virtio import features as feature
+from xenvirtio.virtio.bounded_log import BoundedLog
 from xenvirtio.virtio.device import Device, QueueConfiguration
 from xenvirtio.virtio.queue_runner import QueueRunner
 from xenvirtio.virtio.registers import DeviceRegisters
@@ -50,7 +52,7 @@ class _RunningQueue:
 class DeviceHost:
     """Runs a device's queues for its transport (`virtio.device.QueueHost`).
 
-    All methods but `raise_interrupt` and `pause` are called on the guest's pump thread, or before it runs.
+    All methods but `raise_interrupt` and `abandon` are called on the guest's pump thread, or before it runs.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class DeviceHost:
         self.device = device
         self._guest = guest
         self._irq = irq
+        self._is_going = False
+        self._news = BoundedLog(log, name, time.monotonic)  # a driver may start and stop its queues for ever
         self._irq_fd = -1
         irq_fd = guest.model.open_irqfd(irq)
         if irq_fd is not None:
@@ -82,6 +86,24 @@ class DeviceHost:
     def start_queue(self, index: int, configuration: QueueConfiguration, features: int, *, resume: bool) -> None:
         guest = self._guest
         rings = RingMapping(guest.foreign, guest.grants, guest.domid, index, configuration)
+        try:
+            running = self._start_thread(index, rings, configuration, features, resume=resume)
+        except (OSError, RuntimeError) as error:  # no descriptor left, no thread left
+            rings.close()
+            raise ResourceError(f"queue {index} cannot be started: {error}") from error
+        except XenvirtioError:
+            rings.close()
+            raise
+        self._queues[index] = running
+        self.window.kick_fds[index] = running.kick_fd
+        how = "granted" if configuration.desc >> 63 else "plain"
+        again = ", resumed" if resume else ""
+        self._news.info(f"queue {index} started: {configuration.size} entries, {how}{again}")
+
+    def _start_thread(
+        self, index: int, rings: RingMapping, configuration: QueueConfiguration, features: int, *, resume: bool
+    ) -> _RunningQueue:
+        guest = self._guest
         granted = GrantMemory(guest.grants, guest.domid)
         memory = AddressSpace(RegionMemory(guest.chunks), granted)
         queue = SplitQueue(
@@ -97,22 +119,25 @@ class DeviceHost:
         if resume:
             queue.resume()
         kick_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        runner = QueueRunner(
-            self.device,
-            queue,
-            memory,
-            kick_fd,
-            self.window.interrupt_status,
-            self._irq_fd,
-            self.raise_interrupt,
-            self.transport.fail,
-        )
-        running = _RunningQueue(rings, kick_fd, runner, granted, f"{self.name} queue {index}")
-        self._queues[index] = running
-        self.window.kick_fds[index] = kick_fd
-        running.thread.start()
-        log.info("queue started", extra={"device": self.name, "queue": index, "size": configuration.size,
-                                         "granted": configuration.desc >> 63, "resumed": resume})
+        try:
+            runner = QueueRunner(
+                self.device,
+                queue,
+                memory,
+                kick_fd,
+                self.window.interrupt_status,
+                self._irq_fd,
+                self.raise_interrupt,
+                self.transport.fail,
+            )
+            if self._is_going:
+                runner.abandon()
+            running = _RunningQueue(rings, kick_fd, runner, granted, f"{self.name} queue {index}")
+            running.thread.start()
+        except BaseException:
+            os.close(kick_fd)
+            raise
+        return running
 
     def stop_queue(self, index: int) -> None:
         running = self._queues.pop(index, None)
@@ -125,7 +150,7 @@ class DeviceHost:
         os.close(running.kick_fd)
         for counter, value in _count(running).items():
             self._finished[counter] += value
-        log.info("queue stopped", extra={"device": self.name, "queue": index})
+        self._news.info(f"queue {index} stopped")
 
     def kick(self, index: int) -> None:
         running = self._queues.get(index)
@@ -151,6 +176,12 @@ class DeviceHost:
         finally:
             for runner in runners:
                 runner.unpause()
+
+    def abandon(self) -> None:
+        """Have the queues give up what they are serving: the device is about to be stopped. From any thread."""
+        self._is_going = True
+        for running in list(self._queues.values()):
+            running.runner.abandon()
 
     def counters(self) -> dict[str, int]:
         """Totals since the device was attached, keyed by `COUNTERS`."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -26,7 +27,7 @@ from pathlib import Path
 from xenvirtio.daemon.device_host import DeviceHost, GuestAccess
 from xenvirtio.daemon.entries import WINDOW_BYTES
 from xenvirtio.daemon.state_file import DeviceKey, GuestState
-from xenvirtio.errors import GuestError, HypervisorError, XenvirtioError
+from xenvirtio.errors import GuestError, HypervisorError, ResourceError, XenvirtioError
 from xenvirtio.ids import DomId, EventPort, RemotePort, ServerId, Spi
 from xenvirtio.ioreq.page import VP_EPORT, slot_address
 from xenvirtio.ioreq.pump import IoreqPump
@@ -42,6 +43,15 @@ DRAIN_LIMIT_S = 2.0
 
 GRACE_S = 0.05
 """Between the last answered access and destroying the server; seen to be enough on real Xen, where 0 was not."""
+
+DOMAIN_GONE = (errno.ESRCH, errno.EINVAL)
+"""No such domain, or one that is being destroyed. Anything else may pass, and the guest lives."""
+
+SERVER_GONE = (errno.ENOENT, errno.EPERM, errno.ESRCH)
+"""No such IOREQ server, or one of another domain (xen/common/ioreq.c, ioreq_server_get_frame)."""
+
+PUMP_RETRY_S = 1.0
+"""After a failure of the event channels themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,9 @@ class GuestBackend:
         except XenvirtioError:
             self._close_all()
             raise
+        except OSError as error:
+            self._close_all()
+            raise ResourceError(f"{identity}: {error}") from error
         self._pump: IoreqPump | None = None
 
     def _obtain_server(self) -> tuple[Mapping, ServerId, bool]:
@@ -96,7 +109,10 @@ class GuestBackend:
             try:
                 return self._model.map_ioreq_page(inherited), inherited, True
             except HypervisorError as error:
+                if error.errno not in SERVER_GONE:
+                    raise  # it is still there: a second one beside it would strand the guest
                 log.warning("the recorded IOREQ server is gone: %s", error, extra={"guest": str(self.identity)})
+                self._state.forget_devices()
         server = self._model.create_ioreq_server()
         self._state.server = server
         return self._model.map_ioreq_page(server), server, False
@@ -134,7 +150,10 @@ class GuestBackend:
         `was_running` says that a backend had this device connected before; where nothing is known of its state, the
         driver is asked to reset.
         """
-        self._on_pump(lambda: self._attach(key, device, transport_features, was_running))
+        try:
+            self._on_pump(lambda: self._attach(key, device, transport_features, was_running))
+        except OSError as error:
+            raise ResourceError(f"{self.identity}: {error}") from error
 
     def _attach(self, key: DeviceKey, device: Device, transport_features: int, was_running: bool) -> None:
         slot = self._state.find(key) if self.adopted else None
@@ -153,7 +172,7 @@ class GuestBackend:
                 self._access,
                 transport_features,
             )
-        except XenvirtioError:
+        except (XenvirtioError, OSError):
             if not restored:
                 self._state.release(slot)
             raise
@@ -181,6 +200,9 @@ class GuestBackend:
 
     def detach(self, key: DeviceKey) -> None:
         """Stop the device and give its range back. For a device that is removed, or whose guest is gone."""
+        host = self._hosts.get(key)
+        if host is not None:
+            host.abandon()
         self._on_pump(lambda: self._detach(key))
 
     def _detach(self, key: DeviceKey) -> None:
@@ -200,8 +222,8 @@ class GuestBackend:
         """Say whether the domain still exists and is not being destroyed."""
         try:
             self._model.nr_vcpus()
-        except HypervisorError:
-            return False
+        except HypervisorError as error:
+            return error.errno not in DOMAIN_GONE
         return True
 
     def device_counters(self) -> dict[str, dict[str, int]]:
@@ -218,10 +240,14 @@ class GuestBackend:
         for host in list(self._hosts.values()):
             resize = getattr(host.device, "resize", None)
             if resize is not None:
-                resize()
+                try:
+                    resize()
+                except (OSError, XenvirtioError) as error:
+                    log.warning("%s: its size cannot be read: %s", host.name, error)
 
     def release(self) -> None:
         """End this process's part and leave the guest to a successor: nothing is destroyed."""
+        self._abandon()
         self._stop_thread()
         for host in self._hosts.values():
             host.stop()
@@ -231,6 +257,7 @@ class GuestBackend:
 
     def destroy(self) -> None:
         """Take everything down: the guest is gone or has no device of ours any more."""
+        self._abandon()
         for key in [*self._hosts, *self.recorded]:
             self.detach(key)
         self._stop_thread()
@@ -242,6 +269,11 @@ class GuestBackend:
         self._ignore_dead_guest(lambda: self._model.destroy_ioreq_server(self._server))
         self._close_all()
         self._state.remove()
+
+    def _abandon(self) -> None:
+        """Let no batch of the guest hold up what follows: it may be hours of work."""
+        for host in list(self._hosts.values()):
+            host.abandon()
 
     def _drain(self, deadline: float) -> None:
         """Answer accesses until no slot is busy; a dead guest's slots may stay so."""
@@ -255,7 +287,13 @@ class GuestBackend:
     def _run(self) -> None:
         assert self._pump is not None
         while not self._stopping:
-            self._pump.serve(self._control_fd)
+            try:
+                self._pump.serve(self._control_fd)
+            except Exception:
+                # The supervisor asks this thread for things: without it, it would wait for ever.
+                log.exception("accesses cannot be answered", extra={"guest": str(self.identity)})
+                select.select([self._control_fd], [], [], PUMP_RETRY_S)
+                continue
             os.eventfd_read(self._control_fd)
             while self._calls:
                 call, future = self._calls.popleft()

@@ -68,6 +68,7 @@ class GuestState:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.ftruncate(descriptor, FILE_BYTES)
+                os.posix_fallocate(descriptor, 0, FILE_BYTES)  # a store into a full tmpfs would be SIGBUS
                 self._map = mmap.mmap(descriptor, FILE_BYTES)
             finally:
                 os.close(descriptor)
@@ -118,6 +119,11 @@ class GuestState:
 
     def release(self, number: int) -> None:
         self._header.slots[number].used = 0
+
+    def forget_devices(self) -> None:
+        """Free all slots: the server that they were for is gone, and later ones must not be mistaken for them."""
+        for slot in self._header.slots:
+            slot.used = 0
 
     def recorded(self) -> list[DeviceKey]:
         """The devices on record."""

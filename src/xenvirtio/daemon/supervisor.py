@@ -34,6 +34,10 @@ RETRY_S = 1.0
 """Until the next look at a XenStore that could not be read; it may have been slow, and then no event will follow."""
 
 RELEASE_DOMAIN = "@releaseDomain"
+DOMID_MAX = 0x7FEF
+"""Xen's domain numbers end here (DOMID_FIRST_RESERVED); the kernel's interfaces would cut a larger one to 16 bits."""
+
+DEVID_MAX = (1 << 32) - 1
 GOING = (XenbusState.CLOSING, XenbusState.CLOSED)
 
 
@@ -152,8 +156,8 @@ class Supervisor:
 
     def _sync_safely(self) -> None:
         try:
-            self.sync()
             self._is_behind = False
+            self.sync()
         except XenvirtioError as error:
             # XenStore going away and coming back is a normal event.
             self._is_behind = True
@@ -166,6 +170,8 @@ class Supervisor:
             entry = found.get(path)
             if entry is None or entry.is_going:
                 self._stop_serving(path, entry)
+            elif entry.state == XenbusState.INITIALISING:
+                self._write_state(path, XenbusState.INIT_WAIT)  # it did not get through before
         for path in [path for path in self._complained if path not in found]:
             del self._complained[path]
         for domid in sorted({path.domid for path in found}):
@@ -181,20 +187,23 @@ class Supervisor:
     def _find_entries(self) -> list[_Found]:
         entries: list[_Found] = []
         for kind in KINDS:
-            for domid in self._numbers(f"{self._root}/{kind}"):
-                for devid in self._numbers(f"{self._root}/{kind}/{domid}"):
+            for domid in self._numbers(f"{self._root}/{kind}", DOMID_MAX):
+                for devid in self._numbers(f"{self._root}/{kind}/{domid}", DEVID_MAX):
                     entry = self._read_entry(EntryPath(self._root, kind, DomId(domid), devid))
                     if entry is not None:
                         entries.append(entry)
         return entries
 
-    def _numbers(self, path: str) -> list[int]:
+    def _numbers(self, path: str, largest: int) -> list[int]:
         try:
-            return sorted(int(name) for name in self._store.directory(path) if name.isdigit())
+            names = self._store.directory(path)
         except XenStoreError as error:
             if error.name == "ENOENT":
                 return []
             raise
+        digits = len(str(largest))
+        numbers = [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= digits]
+        return sorted(number for number in numbers if number <= largest)
 
     def _read_entry(self, path: EntryPath) -> _Found | None:
         """Read one directory; None when it is not complete (its `state` is written in the same transaction)."""
@@ -220,6 +229,7 @@ class Supervisor:
                 self._guests[domid] = guest
                 log.info("guest found", extra={"guest": str(identity), "adopted": guest.adopted})
         except XenvirtioError as error:
+            self._is_behind = True
             for entry, _, device, _ in made:
                 device.close()
                 self._complain_once(entry.path, f"{identity}: {error}")
@@ -234,9 +244,10 @@ class Supervisor:
         try:
             guest.start()
         except XenvirtioError as error:
-            # Nobody has been told that the devices are ready; the next event tries again.
+            # Nobody has been told that the devices are ready; the next look tries again.
+            self._is_behind = True
             self._complain_once(made[0][0].path, f"{identity}: {error}")
-            self._drop_guest(domid)
+            self._drop_guest(domid, is_gone=not guest.adopted)
             return
         for entry, *_ in made:
             if entry.path in self._served and entry.state == XenbusState.INITIALISING:
@@ -275,7 +286,9 @@ class Supervisor:
     def _read_quietly(self, path: str) -> str | None:
         try:
             return self._store.read_optional(path)
-        except XenStoreError:
+        except XenStoreError as error:
+            if error.name == "ETIMEDOUT":
+                raise  # taken for another guest, it would lose the state that is on record for it
             return None  # a driver domain may not look
 
     def _complain_once(self, path: EntryPath, problem: str) -> None:
@@ -321,15 +334,24 @@ class Supervisor:
     def _reap(self, found: set[EntryPath]) -> None:
         """Tear down guests none of whose devices is left, or who died without a word in XenStore."""
         for domid, guest in list(self._guests.items()):
-            shown = any(path.domid == domid for path in found)
-            if guest.attached and shown and guest.is_alive():
+            shown = {(path.kind, path.devid) for path in found if path.domid == domid}
+            # What waits to be served again counts too: its range is claimed, and the guest relies on that.
+            kept = [key for key in [*guest.attached, *guest.recorded] if (key.kind, key.devid) in shown]
+            if kept and guest.is_alive():
+                for key in guest.recorded:
+                    if (key.kind, key.devid) not in shown:
+                        guest.detach(key)
                 continue
             self._drop_guest(domid)
 
-    def _drop_guest(self, domid: DomId) -> None:
+    def _drop_guest(self, domid: DomId, *, is_gone: bool = True) -> None:
+        """Take a guest's backend down; with `is_gone` false it is left to a later attempt, for it lives."""
         guest = self._guests.pop(domid)
         started = time.monotonic()
-        guest.destroy()
+        if is_gone:
+            guest.destroy()
+        else:
+            guest.release()
         for path in [path for path in self._served if path.domid == domid]:
             del self._served[path]
         seconds = round(time.monotonic() - started, 3)

@@ -131,12 +131,15 @@ class IoreqPump:
         self._windows = tuple(windows)
 
     def serve(self, control_fd: int) -> None:
-        """Answer accesses until `control_fd` becomes readable and nothing else is pending."""
+        """Answer accesses until `control_fd` becomes readable; what was pending by then is answered first, once.
+
+        Once: a guest whose vCPUs take turns always has something pending, and must not keep its caller away for ever.
+        """
         while True:
             ready = wait_readable(self._fd, control_fd, -1)
             if ready > 0 and ready & 1:
                 self.handle_events()
-            elif ready > 0 and ready & 2:
+            if ready > 0 and ready & 2:
                 return
 
     def handle_events(self) -> int:

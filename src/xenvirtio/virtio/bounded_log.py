@@ -11,7 +11,7 @@ INTERVAL_S = 10.0
 
 
 class BoundedLog:
-    """At most `BURST` warnings per `INTERVAL_S`; the first one after a pause says how many were held back."""
+    """At most `BURST` lines per `INTERVAL_S`; the first one after a pause says how many were held back."""
 
     def __init__(self, log: logging.Logger, name: str, clock: Callable[[], float]) -> None:
         self._log = log
@@ -24,6 +24,13 @@ class BoundedLog:
 
     def warning(self, message: object) -> None:
         """Log `message` or count it; callable from any thread."""
+        self._write(logging.WARNING, message)
+
+    def info(self, message: object) -> None:
+        """As `warning`, for what is nothing to worry about."""
+        self._write(logging.INFO, message)
+
+    def _write(self, level: int, message: object) -> None:
         with self._lock:
             now = self._clock()
             if now - self._interval_start >= INTERVAL_S:
@@ -34,4 +41,4 @@ class BoundedLog:
                 return
             held_back, self.held_back = self.held_back, 0
         more = f" ({held_back} more like this were not logged)" if held_back else ""
-        self._log.warning("%s: %s%s", self._name, message, more)
+        self._log.log(level, "%s: %s%s", self._name, message, more)

@@ -89,6 +89,8 @@ class Device(Protocol):
     def process(self, queue_index: int, batch: ChainBatch, memory: GuestMemory) -> None:
         """Serve every chain of `batch` and set its `written`; all are finished on return.
 
+        Once `batch.abandoned` is true it may stop anywhere and set `batch.unfinished`: nothing of it is completed then.
+
         Raises:
             GuestError: the driver broke a rule of the device; nothing of the batch is completed.
         """
@@ -121,7 +123,7 @@ class QueueHost(Protocol):
         ...
 
     def stop_queue(self, index: int) -> None:
-        """Finish what is being served and unmap the rings, before returning. A stopped queue: no effect."""
+        """Finish or give up what is being served and unmap the rings, before returning. A stopped queue: no effect."""
         ...
 
     def kick(self, index: int) -> None:

@@ -80,10 +80,19 @@ class QueueRunner:
         self._turnstile.release()
 
     def stop(self) -> None:
-        """Make `serve` return after the batch under way. The caller joins the thread."""
-        self._stopping = True
+        """Make `serve` return soon. The caller joins the thread."""
+        self.abandon()
         store_u64(self._scratch + 8, 1)
         write(self._kick_fd, self._scratch + 8, 8)
+
+    def abandon(self) -> None:
+        """Have the device finish or give up the batch under way. From any thread; `stop` must follow.
+
+        A driver may put hours of work into one batch. It sees nothing of one that was given up; whoever serves the
+        queue next does it again.
+        """
+        self._stopping = True
+        self._batch.abandoned = True
 
     def serve(self) -> None:
         """Drain at every kick until `stop`, or until the driver breaks a rule (reported through `fail`)."""
@@ -117,6 +126,8 @@ class QueueRunner:
             if count == 0:
                 return 0
             self._device.process(self._queue.queue_index, self._batch, self._memory)
+            if self._batch.unfinished:
+                return 0
             self._queue.complete(self._batch)
             wanted = self._queue.publish()
         self.batches += 1

@@ -1,4 +1,6 @@
 cdef class ChainBatch:
+    cdef public bint abandoned
+    cdef public bint unfinished
     cdef public unsigned int count
     cdef public unsigned int segments
     cdef public unsigned int chain_capacity

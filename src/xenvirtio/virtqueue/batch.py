@@ -5,7 +5,8 @@ For chain `c` of `count`: `head[c]` names it in the used ring; its buffers are `
 `readable_bytes` and `writable_bytes` are their sums. The device sets `written[c]`, the bytes it wrote (used length).
 `address` and `length` are per segment: DMA address and bytes, never zero bytes.
 
-All values were read from guest memory exactly once and are ours now.
+All values were read from guest memory exactly once and are ours now. `abandoned`, set from another thread, asks the
+device to be quick; where it stops early it says so by `unfinished`. Both stay set: such a queue goes no further.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from array import array
 
 class ChainBatch:
     def __init__(self, chain_capacity: int = 64, segment_capacity: int = 2304) -> None:
+        self.abandoned = False
+        self.unfinished = False
         self.count = 0
         self.segments = 0
         self.chain_capacity = chain_capacity

@@ -29,6 +29,9 @@ RETRY_MOST_S = 1.0
 TRANSACTION_ATTEMPTS = 50
 """How often `transact` starts over. Without a bound two parties that write one node in loops hang each other."""
 
+LIST_PARTS_MAX = 10_000
+"""Parts of one directory asked for, restarts included: a list that changes for ever must not hold us for ever."""
+
 
 class Operations:
     """What can be done with nodes, the same inside and outside of a transaction."""
@@ -94,7 +97,7 @@ class Operations:
 
     def _list_in_parts(self, path: str) -> bytes:
         names, generation = b"", b""
-        while True:
+        for _ in range(LIST_PARTS_MAX):
             part = self._call(MessageType.DIRECTORY_PART, path, str(len(names)).encode())
             now, separator, rest = part.partition(b"\0")
             if not separator or not rest:
@@ -106,6 +109,7 @@ class Operations:
             names += rest
             if names == b"\0" or names.endswith(b"\0\0"):
                 return names[:-1]
+        raise XenStoreError("EAGAIN", "DIRECTORY_PART", path)
 
 
 class ClientTransaction(Operations):
@@ -266,7 +270,10 @@ class XenStoreClient(Operations):
             if error.name == "ENOSYS":
                 return action(self)
             raise
-        transaction = ClientTransaction(self, int(answer.rstrip(b"\0")), epoch)
+        number = answer.rstrip(b"\0")
+        if not number.isdigit():
+            raise PeerProtocolError(f"a transaction called {number[:20]!r}")
+        transaction = ClientTransaction(self, int(number), epoch)
         try:
             result = action(transaction)
         except BaseException:

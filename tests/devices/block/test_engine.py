@@ -608,3 +608,34 @@ def test_any_sequence_on_a_file(
         check_against_model(Rig(resource, granted=granted, segment_bytes=segment_bytes), operations)
     finally:
         resource.close()
+
+
+@BOTH_MEMORIES
+def test_a_request_larger_than_a_part_is_read_and_written_whole(granted: bool) -> None:
+    """Its data lies in few pages that it names again and again."""
+    resource = open_memory_disk(80 * MIB)
+    rig = Rig(resource, granted=granted)
+    one = pattern(MIB)
+    data, status = rig.guest.put(one), rig.guest.put(b"\xff")
+    out = rig.guest.put(header(T_OUT))
+    assert rig.request([(out, 16)] + [(data, MIB)] * 80, [(status, 1)]) == 1
+    assert rig.guest.get(status, 1) == bytes([S_OK])
+    assert rig.disk() == one * 80
+    target = rig.guest.allocate(MIB)[0]
+    read = rig.guest.put(header(T_IN))
+    assert rig.request([(read, 16)], [(target, MIB)] * 80 + [(status, 1)]) == 80 * MIB + 1
+    assert rig.guest.get(target, MIB) == one
+
+
+@pytest.mark.parametrize("kind", [T_OUT, T_WRITE_ZEROES])
+def test_an_abandoned_batch_is_given_up_and_says_so(kind: int) -> None:
+    rig = Rig()
+    before = rig.disk()
+    payload = pattern(512) if kind == T_OUT else ranges((0, 1, 0))
+    status = rig.guest.put(b"\xff")
+    rig.queue.offer([(rig.guest.put(header(kind) + payload), 16 + len(payload))], [(status, 1)])
+    assert rig.device_queue.take(rig.batch) == 1
+    rig.batch.abandoned = True
+    rig.device.process(0, rig.batch, rig.memory)
+    assert rig.batch.unfinished
+    assert (rig.disk(), rig.guest.get(status, 1)) == (before, b"\xff")

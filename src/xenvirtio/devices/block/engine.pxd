@@ -20,7 +20,7 @@ cdef unsigned int MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS
 cdef unsigned int T_IN, T_OUT, T_FLUSH, T_GET_ID, T_DISCARD, T_WRITE_ZEROES
 cdef unsigned char S_OK, S_IOERR, S_UNSUPP
 cdef unsigned int PAGE_SIZE, VECTORS, VECTOR_BYTES, VECTORS_PER_CALL
-cdef unsigned long long ZERO_BYTES, LARGEST_DATA, ADDRESS_MASK
+cdef unsigned long long ZERO_BYTES, LARGEST_DATA, LARGEST_PART, ADDRESS_MASK
 cdef long EINTR, EFAULT, EINVAL, EOPNOTSUPP
 cdef int KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 cdef unsigned long BLKDISCARD
@@ -92,8 +92,8 @@ cdef class BlockEngine:
     @cython.locals(chain=cython.uint, kind=cython.uint)
     cdef unsigned int _plan(self, ChainBatch batch, GuestMemory memory, unsigned int first) except? 0xffffffff
     @cython.locals(direct=cython.bint, misaligned=cython.ulonglong, segment=cython.uint, skip=cython.uint,
-                   left=cython.ulonglong, count=cython.uint, run=cython.ulonglong, place=cython.size_t,
-                   vector=cython.size_t)
+                   left=cython.ulonglong, wanted=cython.ulonglong, count=cython.uint, run=cython.ulonglong,
+                   place=cython.size_t, vector=cython.size_t)
     cdef bint _plan_in_place(self, ChainBatch batch, GuestMemory memory, unsigned int chain) except? 0
     @cython.locals(part=cython.ulonglong, room=cython.ulonglong, vector=cython.size_t)
     cdef bint _plan_in_arena(self, unsigned int chain) noexcept
@@ -103,7 +103,7 @@ cdef class BlockEngine:
     @cython.locals(chain=cython.uint, index=cython.uint)
     cdef void _fail_where_copies_failed(self, TransferList copies, unsigned int first, unsigned int end) noexcept
     @cython.locals(kind=cython.uint)
-    cdef unsigned char _execute(self, unsigned int chain) noexcept
+    cdef unsigned char _execute(self, ChainBatch batch, unsigned int chain) noexcept
     cdef bint _is_direct(self, unsigned long long offset, unsigned long long length) noexcept
     @cython.locals(offset=cython.ulonglong, left=cython.ulonglong, vector=cython.size_t, count=cython.uint,
                    fd=cython.int, in_call=cython.uint, moved=cython.long)
@@ -111,7 +111,7 @@ cdef class BlockEngine:
     @cython.locals(allowed=cython.uint, limit=cython.uint, start=cython.size_t, ranges=cython.uint, index=cython.uint,
                    entry=cython.size_t, sectors=cython.uint, offset=cython.ulonglong, length=cython.ulonglong,
                    done=cython.bint)
-    cdef unsigned char _apply_ranges(self, unsigned int chain, bint is_discard) noexcept
+    cdef unsigned char _apply_ranges(self, ChainBatch batch, unsigned int chain, bint is_discard) noexcept
     @cython.locals(result=cython.long)
     cdef bint _discard_range(self, unsigned long long offset, unsigned long long length) noexcept
     @cython.locals(moved=cython.long)

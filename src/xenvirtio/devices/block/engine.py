@@ -86,6 +86,9 @@ ZERO_BYTES = 1 << 20
 LARGEST_DATA = 0xFFFFFE00
 """Used lengths have 32 bits: whole sectors that fit together with the status byte."""
 
+LARGEST_PART = 64 << 20
+"""What one request moves before the engine looks whether its batch is still wanted."""
+
 ADDRESS_MASK = 0xFFFFFFFFFFFFFFFF
 """A buffer may claim to reach past the end of the address space; its addresses then wrap, and are checked as such."""
 
@@ -197,6 +200,8 @@ class BlockEngine:
         first = 0
         while first < batch.count:
             first = self._run_round(batch, memory, first)
+            if batch.unfinished:
+                return
         for chain in range(batch.count):
             self._account(batch, chain)
 
@@ -274,8 +279,11 @@ class BlockEngine:
         if self._inbound.count and memory.transfer(self._inbound):
             self._fail_where_copies_failed(self._inbound, first, end)
         for chain in range(first, end):
+            if batch.abandoned:
+                batch.unfinished = True
+                return batch.count
             if self._status[chain] == S_OK:
-                self._status[chain] = self._execute(chain)
+                self._status[chain] = self._execute(batch, chain)
         self._sync_if_needed(first, end)
         self._answer(batch, memory, first, end)
         return end - 1 if self._left[end - 1] else end
@@ -311,7 +319,10 @@ class BlockEngine:
         misaligned = self._direct_alignment - 1 if direct else 0
         segment = self._segment[chain]
         skip = self._skip[chain]
-        left = self._left[chain]
+        wanted = self._left[chain]
+        if wanted > LARGEST_PART:
+            wanted = LARGEST_PART
+        left = wanted
         count = self._vectors_used
         while left and count < VECTORS:
             run = batch.length[segment] - skip
@@ -332,7 +343,7 @@ class BlockEngine:
                 skip = 0
         self._segment[chain] = segment
         self._skip[chain] = skip
-        self._part[chain] = self._left[chain] - left
+        self._part[chain] = wanted - left
         self._place[chain] = 0
         self._vector[chain] = self._vectors_used
         self._vector_count[chain] = count - self._vectors_used
@@ -390,13 +401,13 @@ class BlockEngine:
 
     # the disk
 
-    def _execute(self, chain: int) -> int:
+    def _execute(self, batch: ChainBatch, chain: int) -> int:
         """Do this round's part of one request; return its status."""
         kind = self._kind[chain]
         if kind in (T_IN, T_OUT):
             return S_OK if self._move(chain, kind == T_OUT) else S_IOERR
         if kind in (T_DISCARD, T_WRITE_ZEROES):
-            return self._apply_ranges(chain, kind == T_DISCARD)
+            return self._apply_ranges(batch, chain, kind == T_DISCARD)
         return S_OK
 
     def _is_direct(self, offset: int, length: int) -> bool:
@@ -437,7 +448,7 @@ class BlockEngine:
         self._offset[chain] = offset
         return True
 
-    def _apply_ranges(self, chain: int, is_discard: bool) -> int:
+    def _apply_ranges(self, batch: ChainBatch, chain: int, is_discard: bool) -> int:
         """Discard or zero the ranges of one request, after all of them were checked; return its status."""
         allowed = 0 if is_discard else RANGE_F_UNMAP
         limit = MAX_DISCARD_SECTORS if is_discard else MAX_WRITE_ZEROES_SECTORS
@@ -457,6 +468,9 @@ class BlockEngine:
             length = load_u32(entry + 8) * SECTOR_BYTES
             if length == 0:
                 continue
+            if batch.abandoned:
+                batch.unfinished = True
+                return S_IOERR  # which nobody gets to see
             if is_discard:
                 done = self._discard_range(offset, length)
             else:
