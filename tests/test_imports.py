@@ -74,6 +74,7 @@ EXEMPT: dict[str, Exemption] = {
         {"os", "select", "threading", "time", "channels"}, "pumps client_core over a channel for threads that wait"
     ),
     "xenstore.connect": Exemption({"os", "channels"}, "looks which way to XenStore this machine has"),
+    "xenstore.journal_file": Exemption({"os", "fcntl"}, "writes what journal encodes, before replies go out"),
     "xenstore.serve": Exemption(
         {"os", "socket", "selectors", "threading", "concurrent", "time"}, "pumps the server core over a Unix socket"
     ),

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from xenvirtio.ids import DOMID_SELF, DomId
 from xenvirtio.xenstore.quota import Quota
+from xenvirtio.xenstore.recorder import NoRecorder, Recorder
 from xenvirtio.xenstore.wire import Feature, RefusedError
 
 CONTROL_DOMID = DomId(0)
@@ -59,9 +60,24 @@ class Domains:
 
     def __init__(self, features: Feature) -> None:
         self.features = features
-        self.quota = Quota()
+        self.recorder: Recorder = NoRecorder()
+        self._quota = Quota()
         self._known: dict[int, Domain] = {}
         self.know(CONTROL_DOMID).is_introduced = True
+
+    @property
+    def quota(self) -> Quota:
+        """The bounds of every domain that has none of its own."""
+        return self._quota
+
+    @quota.setter
+    def quota(self, quota: Quota) -> None:
+        self._quota = quota
+        self.recorder.quota_changed()
+
+    def changed(self, domid: int) -> None:
+        """To be called after the record of a domain was changed."""
+        self.recorder.domain_changed(domid)
 
     def all(self) -> list[Domain]:
         return list(self._known.values())
@@ -92,6 +108,7 @@ class Domains:
 
     def forget(self, domid: int) -> None:
         self._known.pop(domid, None)
+        self.changed(domid)
 
     def quota_of(self, domid: int) -> Quota:
         """Return the bounds of a domain: the common ones, with its own changes."""

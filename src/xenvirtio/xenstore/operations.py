@@ -231,7 +231,9 @@ def _is_domain_introduced(request: Request) -> bytes:
 
 
 def _resume(request: Request) -> bytes:
-    request.server.domains.introduced(_single_domid(request)).is_shutdown_announced = False
+    domain = request.server.domains.introduced(_single_domid(request))
+    domain.is_shutdown_announced = False
+    request.server.domains.changed(domain.domid)
     return OK
 
 
@@ -262,6 +264,7 @@ def _set_feature(request: Request) -> bytes:
     if request.server.domains.is_introduced(domid):
         raise request.refuse("EBUSY", f"domain {domid}")
     request.server.domains.know(domid).features = Feature(value)
+    request.server.domains.changed(domid)
     return OK
 
 
@@ -283,6 +286,7 @@ def _set_quota(request: Request) -> bytes:
         if not request.server.domain_exists(domid):
             raise request.refuse("ENOENT", f"domain {domid}")
         domains.know(domid).quota_changes[name] = value
+        domains.changed(domid)
     else:
         domains.quota = domains.quota.with_values({name: value})
     return OK

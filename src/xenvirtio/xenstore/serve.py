@@ -76,7 +76,10 @@ def _remove_stale(path: Path) -> None:
 class XenStoreService:
     """Runs a `XenStoreServer` in a thread of its own. Every method may be called from any thread."""
 
-    def __init__(self, server: XenStoreServer | None = None) -> None:
+    def __init__(self, server: XenStoreServer | None = None, *, save: Callable[[], None] = lambda: None) -> None:
+        """`save` is called, in the thread, after requests were handled and before any of their replies is sent: what
+        it keeps no client has seen acknowledged in vain."""
+        self._save = save
         self._server = server if server is not None else XenStoreServer(time.monotonic)
         self._selector = selectors.DefaultSelector()
         self._links: dict[Connection, _Link] = {}
@@ -122,12 +125,12 @@ class XenStoreService:
         This is how the keeper of domains introduces and destroys them, and how a state is dumped.
         """
         if self._thread is None or not self._thread.is_alive() or self._thread is threading.current_thread():
-            return action(self._server)
+            return self._act(action)
         outcome: Future[Result] = Future()
 
         def run() -> None:
             try:
-                outcome.set_result(action(self._server))
+                outcome.set_result(self._act(action))
             except BaseException as error:
                 outcome.set_exception(error)
 
@@ -135,6 +138,11 @@ class XenStoreService:
             self._calls.append(run)
         os.eventfd_write(self._wake, 1)
         return outcome.result()
+
+    def _act(self, action: Callable[[XenStoreServer], Result]) -> Result:
+        result = action(self._server)
+        self._save()
+        return result
 
     def listen(self, path: str | Path, domid: DomId = CONTROL_DOMID, *, privileged: bool | None = None) -> None:
         """Accept clients at a socket path, of mode 0600; each speaks as domain `domid`. A stale socket is replaced.
@@ -178,6 +186,7 @@ class XenStoreService:
                 elif isinstance(key.fileobj, socket.socket):
                     self._accept(key.fileobj)
             self._take_turns()
+            self._save()
             self._send_ready()
             self._revive()
         self._close_all()

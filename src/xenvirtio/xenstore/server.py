@@ -18,6 +18,7 @@ from xenvirtio.xenstore.path import INTRODUCE_DOMAIN, RELEASE_DOMAIN, is_special
 from xenvirtio.xenstore.permissions import DOMID_ANY, Access, Permissions, access_of, parse_permissions
 from xenvirtio.xenstore.profile import FULL, Profile
 from xenvirtio.xenstore.quota import UNLIMITED, Quota, WriteRate, exceeds
+from xenvirtio.xenstore.recorder import NoRecorder, Recorder
 from xenvirtio.xenstore.request import Operation, Request
 from xenvirtio.xenstore.transaction import StaleTransaction, Transaction
 from xenvirtio.xenstore.tree import Change, Tree, View, remove
@@ -55,6 +56,7 @@ class XenStoreServer:
         self.logs_requests = False
         self.tree = Tree()
         self.domains = Domains(features)
+        self._recorder: Recorder = NoRecorder()
         self.watches: WatchIndex[Connection] = WatchIndex()
         self._connections: dict[int, dict[Connection, None]] = {}
         self.open_transactions = 0
@@ -64,6 +66,10 @@ class XenStoreServer:
         self._left_behind: dict[int, LeftBehind] = {}
         for path, entries in _INITIAL_TREE:
             self.tree.put(path, b"", parse_permissions(entries))
+
+    def record_to(self, recorder: Recorder) -> None:
+        """Tell this one from now on of every change that a restart has to find again."""
+        self._recorder = self.tree.recorder = self.domains.recorder = recorder
 
     # -- connections
 
@@ -228,9 +234,13 @@ class XenStoreServer:
     def put_transaction(self, connection: Connection, number: int, transaction: Transaction) -> None:
         connection.transactions[number] = transaction
         self.open_transactions += 1
+        if not connection.privileged:
+            self._recorder.transaction_opened(connection.domid, number)
 
     def take_transaction(self, connection: Connection, number: int) -> Transaction:
         self.open_transactions -= 1
+        if not connection.privileged:
+            self._recorder.transaction_closed(connection.domid, number)
         return connection.transactions.pop(number)
 
     def commit(self, connection: Connection, transaction: Transaction) -> None:
@@ -243,11 +253,15 @@ class XenStoreServer:
         """Register a watch and fire it once."""
         connection.add_watch(watch)
         self.watches.add(watch)
+        if not connection.privileged:
+            self._recorder.watch_added(connection.domid, watch.registered, watch.token, watch.depth)
         self._undelivered.append((connection, watch.registered, watch.token))
 
     def remove_watch(self, connection: Connection, watch: Watch[Connection]) -> None:
         connection.remove_watch(watch)
         self.watches.remove(watch)
+        if not connection.privileged:
+            self._recorder.watch_removed(connection.domid, watch.registered, watch.token)
 
     def fire(self, changes: Iterable[Change]) -> None:
         """Queue an event for each watch that matches and whose client may read there."""
@@ -273,6 +287,7 @@ class XenStoreServer:
         if not domain.is_introduced:
             domain.is_introduced = True
             self._fire_special(INTRODUCE_DOMAIN, domid)
+        self.domains.changed(domid)
         self._deliver()
 
     def domain_shut_down(self, domid: DomId) -> None:
@@ -280,6 +295,7 @@ class XenStoreServer:
         domain = self.domains.find(domid)
         if domain is not None and domain.is_introduced and not domain.is_shutdown_announced:
             domain.is_shutdown_announced = True
+            self.domains.changed(domid)
             self._fire_special(RELEASE_DOMAIN, domid)
             self._deliver()
 
@@ -310,6 +326,7 @@ class XenStoreServer:
         domain.target = target
         if target is not None:
             self.domains.introduced(target).agents.add(domid)
+        self.domains.changed(domid)
         for connection in self.connections_of(domid):
             connection.speaks_for = frozenset({domid} if target is None else {domid, target})
 

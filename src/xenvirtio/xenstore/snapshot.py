@@ -13,6 +13,8 @@ from typing import Any
 from xenvirtio.errors import ConfigurationError
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.connection import Connection, LeftBehind
+from xenvirtio.xenstore.domains import Domain
+from xenvirtio.xenstore.path import is_special
 from xenvirtio.xenstore.permissions import Permission, Permissions, parse_permission
 from xenvirtio.xenstore.quota import Quota
 from xenvirtio.xenstore.server import XenStoreServer
@@ -31,25 +33,37 @@ def dump(server: XenStoreServer) -> dict[str, Any]:
         "format": FORMAT,
         "generation": server.tree.generation,
         "nodes": [
-            [path, node.value.decode("latin-1"), [_entry(entry) for entry in node.permissions]]
+            [path, node.value.decode("latin-1"), encode_permissions(node.permissions)]
             for path, node in server.tree.items()
         ],
-        "quota": {name: server.domains.quota.value(name) for name in Quota.names()},
-        "domains": [
-            {
-                "domid": domain.domid,
-                "gfn": domain.gfn,
-                "port": domain.port,
-                "introduced": domain.is_introduced,
-                "shutdown": domain.is_shutdown_announced,
-                "features": int(domain.features),
-                "target": domain.target,
-                "quota": domain.quota_changes,
-            }
-            for domain in server.domains.all()
-        ],
+        "quota": encode_quota(server.domains.quota),
+        "domains": [encode_domain(domain) for domain in server.domains.all()],
         "connections": left,
     }
+
+
+def encode_domain(domain: Domain) -> dict[str, Any]:
+    """Return what is kept of a domain."""
+    return {
+        "domid": domain.domid,
+        "gfn": domain.gfn,
+        "port": domain.port,
+        "introduced": domain.is_introduced,
+        "shutdown": domain.is_shutdown_announced,
+        "features": int(domain.features),
+        "target": domain.target,
+        "quota": dict(domain.quota_changes),
+    }
+
+
+def encode_quota(quota: Quota) -> dict[str, int]:
+    """Return the bounds by their wire names."""
+    return {name: quota.value(name) for name in Quota.names()}
+
+
+def encode_permissions(permissions: Permissions) -> list[str]:
+    """Return the entries; one that is ignored ends in `!`."""
+    return [f"{entry}{'!' if entry.ignored else ''}" for entry in permissions]
 
 
 def restore(server: XenStoreServer, state: Mapping[str, Any]) -> None:
@@ -68,10 +82,12 @@ def restore(server: XenStoreServer, state: Mapping[str, Any]) -> None:
 
 
 def _restore_nodes(server: XenStoreServer, state: Mapping[str, Any]) -> None:
+    server.tree.generation = max(server.tree.generation, int(state["generation"])) + 1  # before any node gets its own
+    for path in reversed([path for path, _ in server.tree.items() if path != "/" and not is_special(path)]):
+        server.tree.discard(path)  # what a new server starts with may have been removed
     for path, value, entries in state["nodes"]:
         permissions: Permissions = tuple(_parse_entry(entry) for entry in entries)
         server.tree.put(path, value.encode("latin-1"), permissions)
-    server.tree.generation = max(server.tree.generation, int(state["generation"])) + 1
 
 
 def _restore_domains(server: XenStoreServer, state: Mapping[str, Any]) -> None:
@@ -103,10 +119,6 @@ def _left_behind(left: LeftBehind) -> dict[str, Any]:
         "transactions": list(left.transactions),
         "last_transaction_id": left.last_transaction_id,
     }
-
-
-def _entry(entry: Permission) -> str:
-    return f"{entry}{'!' if entry.ignored else ''}"
 
 
 def _parse_entry(text: str) -> Permission:

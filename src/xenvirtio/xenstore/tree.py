@@ -14,6 +14,7 @@ from typing import Protocol
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.path import join, leaf, parent
 from xenvirtio.xenstore.permissions import Permissions, inherit, without
+from xenvirtio.xenstore.recorder import NoRecorder, Recorder
 
 _NODE_HEADER_BYTES = 24
 _PERMISSION_BYTES = 8
@@ -90,6 +91,7 @@ class Tree:
 
     def __init__(self) -> None:
         self.generation = 0
+        self.recorder: Recorder = NoRecorder()
         self._nodes: dict[str, Node] = {}
         self._naming: dict[int, dict[str, None]] = {}
         self._owned_nodes: dict[int, int] = {}
@@ -113,15 +115,9 @@ class Tree:
         node = self._nodes.get(path)
         if node is None:
             self._add(path, Node(value, permissions))
-            return
-        node = self._writable(path, node)
-        self._account(node, -1)
-        if node.permissions is not permissions:
-            self._unindex(path, node.permissions)
-            self._index(path, permissions)
-        node.value = value
-        node.permissions = permissions
-        self._account(node, 1)
+        else:
+            self._replace(path, self._writable(path, node), value, permissions)
+        self.recorder.node_put(path, value, permissions)
 
     def discard(self, path: str) -> None:
         node = self._nodes.pop(path)
@@ -134,6 +130,7 @@ class Tree:
             above.remove_name(leaf(path))
             self._account(above, 1)
         self.next_generation()
+        self.recorder.node_discarded(path)
 
     def nodes_owned(self, domid: int) -> int:
         return self._owned_nodes.get(domid, 0)
@@ -161,6 +158,15 @@ class Tree:
         node.generation = self.next_generation()
         self._nodes[path] = node
         self._index(path, node.permissions)
+        self._account(node, 1)
+
+    def _replace(self, path: str, node: Node, value: bytes, permissions: Permissions) -> None:
+        self._account(node, -1)
+        if node.permissions is not permissions:
+            self._unindex(path, node.permissions)
+            self._index(path, permissions)
+        node.value = value
+        node.permissions = permissions
         self._account(node, 1)
 
     def _writable(self, path: str, node: Node) -> Node:
