@@ -19,6 +19,12 @@ ROUNDS = 306
 DRIVER = "/sys/bus/platform/drivers/virtio-mmio"
 WARNINGS = (r"needs a reset", r"FEATURES_OK refused")
 
+WAIT_FOR_DISK = (
+    "for n in $(seq 600); do [ -b /dev/vda ] && break; sleep 0.1; done; "
+    "[ -b /dev/vda ] || { ls /sys/block; dmesg | tail -n 20; false; }"
+)
+"""Fails with what the guest's kernel has to say, where a mere time-out would leave us guessing."""
+
 
 def run(stage: Stage) -> dict[str, Any]:
     disks = {name: stage.disk(name, 8) for name in ("good", "hostile")}
@@ -42,7 +48,7 @@ def run(stage: Stage) -> dict[str, Any]:
         asked = [warning for warning in backend.warnings() if "needs a reset" in warning]
         assert asked, "the daemon says nothing of a device that needs a reset"
 
-        hostile.run(f"echo {device} >{DRIVER}/bind && until [ -b /dev/vda ]; do sleep 0.1; done", 60)
+        hostile.run(f"echo {device} >{DRIVER}/bind && {WAIT_FOR_DISK}", 120)
         run_load(hostile, "verify /dev/vda -d 8 -t 2")
         check_disk(stage.dom0, hostile, disks["hostile"].target)
         backend.wait_holdings(served, but_chunks=True)

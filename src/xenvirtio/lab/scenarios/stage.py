@@ -59,7 +59,7 @@ class Stage:
         commands = {f"{backend.name}.log": f"tail -n {LINES_SHOWN} {backend.log_path}" for backend in self.backends}
         commands["guests"] = f"cd /var/log/xen && tail -n {LINES_SHOWN} guest-*.log"
         commands["xl dmesg"] = f"xl dmesg | tail -n {LINES_SHOWN}"
-        commands["xl list"] = "xl list"
+        commands["xl list"] = "xl list; xl vcpu-list"
         for name, command in commands.items():
             try:
                 found[name] = self.dom0.run(command, check=False).output
