@@ -181,7 +181,7 @@ class Supervisor:
                     self._close_entry(entry.path)
             fresh = [entry for entry in wanted if not entry.is_going]
             if fresh:
-                self._serve_guest(domid, fresh, set(found))
+                self._serve_guest(domid, fresh)
         self._reap(set(found))
 
     def _find_entries(self) -> list[_Found]:
@@ -217,7 +217,7 @@ class Supervisor:
                 keys[name] = value
         return _Found(path, int(state), keys.get("online", "1") != "0", keys)
 
-    def _serve_guest(self, domid: DomId, entries: list[_Found], present: set[EntryPath]) -> None:
+    def _serve_guest(self, domid: DomId, entries: list[_Found]) -> None:
         identity = self._identify(domid)
         made = [(entry, *parts) for entry in entries if (parts := self._make(identity, entry)) is not None]
         if not made:
@@ -236,11 +236,6 @@ class Supervisor:
             return
         for entry, key, device, transport_features in made:
             self._attach(guest, entry, key, device, transport_features)
-        shown = {(path.kind, path.devid) for path in present if path.domid == domid}
-        for key in guest.recorded:
-            # A device that is shown but cannot be served now keeps its range: without it the guest would crash.
-            if (key.kind, key.devid) not in shown:
-                guest.detach(key)
         try:
             guest.start()
         except XenvirtioError as error:
@@ -335,7 +330,8 @@ class Supervisor:
         """Tear down guests none of whose devices is left, or who died without a word in XenStore."""
         for domid, guest in list(self._guests.items()):
             shown = {(path.kind, path.devid) for path in found if path.domid == domid}
-            # What waits to be served again counts too: its range is claimed, and the guest relies on that.
+            # A device on record that is shown but cannot be served now counts too, and keeps its range: without it the
+            # guest's next access there would crash it.
             kept = [key for key in [*guest.attached, *guest.recorded] if (key.kind, key.devid) in shown]
             if kept and guest.is_alive():
                 for key in guest.recorded:

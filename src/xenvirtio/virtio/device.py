@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from xenvirtio.errors import GuestError
 from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.virtqueue.batch import ChainBatch
 
@@ -133,9 +132,3 @@ class QueueHost(Protocol):
     def raise_interrupt(self) -> None:
         """Deliver the device's interrupt; its status bits are set already."""
         ...
-
-
-class FailureSink(Protocol):
-    """Where a queue reports that the driver broke a rule; callable from any thread."""
-
-    def fail(self, error: GuestError) -> None: ...
