@@ -21,7 +21,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "xenvirtio"
 
-GROUND = {"errors", "ids", "interpreted", "memory.raw", "memory.buffer"}
+GROUND = {"errors", "ids", "toml_table", "interpreted", "memory.raw", "memory.buffer"}
 
 WIRING = {"cli", "daemon", "lab", "doctor", "sandbox", "__init__", "__main__", "_build", "_engine_choice"}
 
@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "memory": {"xen.capabilities"},
     "ioreq": {"memory", "xen.capabilities"},
     "xenstore": set(),
+    "static": {"virtio.device"},
+    "metadata": {"static.plan", "xenstore", "channels"},  # one directory of devices over each of them
     # hosts
     "xen": set(),  # capabilities, and what the two implementations share
     "xen.linux": {"xen"},
@@ -42,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resources": set(),
 }
 
-CORES = {"devices", "virtio", "virtio.transports", "virtqueue", "memory", "ioreq", "xenstore"}
+CORES = {"devices", "virtio", "virtio.transports", "virtqueue", "memory", "ioreq", "xenstore", "static"}
 
 OUTSIDE = {
     "sockets": {"socket", "socketserver", "ssl", "select", "selectors", "asyncio"},

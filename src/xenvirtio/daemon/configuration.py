@@ -18,14 +18,13 @@ Every wrong key or value is a ConfigurationError that names the place, what was 
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from xenvirtio.errors import ConfigurationError
+from xenvirtio.toml_table import Table, between, load_toml, one_of
 from xenvirtio.virtio.device import DeviceType
 
 DEFAULT_STATE_DIR = Path("/run/xenvirtio")
@@ -90,21 +89,14 @@ def load_configuration(path: Path) -> Configuration:
     Raises:
         ConfigurationError: unreadable, not TOML, or a key or value that is not allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(str(path), error.strerror or str(error), "give the path of a readable file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(str(path), f"not UTF-8 text (byte {error.start})") from error
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(str(path), f"not TOML: {error}") from error
-    return parse_configuration(document, str(path))
+    return _configuration(load_toml(path))
 
 
 def parse_configuration(document: dict[str, Any], source: str) -> Configuration:
-    top = _Table(document, source)
+    return _configuration(Table(document, source))
+
+
+def _configuration(top: Table) -> Configuration:
     daemon = top.table("daemon")
     settings = DaemonSettings()
     if daemon is not None:
@@ -119,8 +111,8 @@ def parse_configuration(document: dict[str, Any], source: str) -> Configuration:
     return Configuration(settings, devices)
 
 
-def _device(table: _Table) -> DeviceSettings:
-    type_name = table.need("type", str, check=_one_of(SERVED_TYPES))
+def _device(table: Table) -> DeviceSettings:
+    type_name = table.need("type", str, check=one_of(SERVED_TYPES))
     resource = table.table("resource")
     if resource is None:
         example = 'for example resource = { file = "/srv/d.img" }'
@@ -133,18 +125,14 @@ def _device(table: _Table) -> DeviceSettings:
             read_only=resource.get("read_only", bool, False),
             direct=resource.get("direct", bool, False),
         ),
-        devid=table.optional("devid", int, check=_between(0, DEVID_MAX)),
+        devid=table.optional("devid", int, check=between(0, DEVID_MAX)),
         serial=table.get("serial", str, "", check=_serial),
-        queues=table.get("queues", int, 1, check=_between(1, QUEUES_MAX)),
+        queues=table.get("queues", int, 1, check=between(1, QUEUES_MAX)),
         queue_size=table.get("queue_size", int, 256, check=_queue_size),
     )
     resource.finish()
     table.finish()
     return device
-
-
-Check = Callable[[Any], str | None]
-"""Returns what is allowed when the value is not, else None."""
 
 
 def _absolute(value: str) -> str | None:
@@ -163,72 +151,3 @@ def _serial(value: str) -> str | None:
 def _queue_size(value: int) -> str | None:
     valid = QUEUE_SIZE_MIN <= value <= QUEUE_SIZE_MAX and value & (value - 1) == 0
     return None if valid else f"a power of two from {QUEUE_SIZE_MIN} to {QUEUE_SIZE_MAX}"
-
-
-def _between(low: int, high: int) -> Check:
-    return lambda value: None if low <= value <= high else f"a number from {low} to {high}"
-
-
-def _one_of(names: Iterable[str]) -> Check:
-    allowed = tuple(names)
-    return lambda value: None if value in allowed else "one of " + ", ".join(allowed)
-
-
-_TYPE_NAMES = {str: "text in quotes", bool: "true or false", int: "a whole number"}
-_ABSENT: Any = object()
-
-
-class _Table:
-    """One TOML table being read: every key is asked for once, what is left over is unknown."""
-
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self.where = where
-        self._values = values
-        self._asked: list[str] = []
-
-    def need(self, key: str, kind: type[Any], *, check: Check | None = None) -> Any:
-        if key not in self._values:
-            raise ConfigurationError(self.where, f"key {key!r} is missing", f"it takes {_TYPE_NAMES[kind]}")
-        return self.get(key, kind, _ABSENT, check=check)
-
-    def optional(self, key: str, kind: type[Any], *, check: Check | None = None) -> Any:
-        return self.get(key, kind, None, check=check) if key in self._values else self._ask(key)
-
-    def get(self, key: str, kind: type[Any], default: Any, *, check: Check | None = None) -> Any:
-        self._ask(key)
-        if key not in self._values:
-            return default
-        value = self._values[key]
-        # bool is an int to Python, not to the person who wrote the file
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigurationError(f"{self.where}: {key}", f"found {value!r}", f"allowed: {_TYPE_NAMES[kind]}")
-        allowed = check(value) if check else None
-        if allowed:
-            raise ConfigurationError(f"{self.where}: {key}", f"found {value!r}", f"allowed: {allowed}")
-        return value
-
-    def table(self, key: str) -> _Table | None:
-        self._ask(key)
-        if key not in self._values:
-            return None
-        value = self._values[key]
-        if not isinstance(value, dict):
-            raise ConfigurationError(f"{self.where}: {key}", f"found {value!r}", "allowed: a table")
-        return _Table(value, f"{self.where}: {key}")
-
-    def tables(self, key: str) -> list[_Table]:
-        self._ask(key)
-        value = self._values.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise ConfigurationError(f"{self.where}: {key}", f"found {value!r}", f"allowed: tables headed [[{key}]]")
-        return [_Table(item, f"{self.where}: {key}[{number}]") for number, item in enumerate(value)]
-
-    def finish(self) -> None:
-        """Refuse keys that nobody asked for."""
-        for key in self._values:
-            if key not in self._asked:
-                raise ConfigurationError(self.where, f"unknown key {key!r}", "allowed: " + ", ".join(self._asked))
-
-    def _ask(self, key: str) -> None:
-        if key not in self._asked:
-            self._asked.append(key)
