@@ -43,6 +43,9 @@ class Events:
     def bind_unbound(self, domid: DomId) -> EventPort:
         raise NotImplementedError
 
+    def bind_virq(self, virq: int) -> EventPort:
+        raise NotImplementedError
+
     def unbind(self, port: EventPort) -> None:
         raise NotImplementedError
 

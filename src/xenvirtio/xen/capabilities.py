@@ -13,6 +13,14 @@ from typing import Protocol, runtime_checkable
 
 from xenvirtio.ids import DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 
+VIRQ_DOM_EXC = 3
+"""A domain died or crashed; for the one domain that Xen gives it to (dom0)."""
+VIRQ_ARGO = 11
+"""An Argo message came, or a ring that was full has room.
+
+Source: xen/include/public/xen.h.
+"""
+
 
 @runtime_checkable
 class Mapping(Protocol):
@@ -47,6 +55,10 @@ class EventChannels(Protocol):
 
     def bind_interdomain(self, domid: DomId, remote_port: RemotePort) -> EventPort: ...
     def bind_unbound(self, domid: DomId) -> EventPort: ...
+    def bind_virq(self, virq: int) -> EventPort:
+        """Bind an interrupt that Xen itself raises, such as `VIRQ_ARGO`; EEXIST while anybody of this domain has it."""
+        ...
+
     def unbind(self, port: EventPort) -> None: ...
     def notify(self, port: EventPort) -> None: ...
 

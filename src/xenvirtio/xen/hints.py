@@ -36,6 +36,8 @@ _HINTS: dict[tuple[str, int], str] = {
     ("bind_interdomain", errno.EINVAL): "the port is bound already, or is not offered to this domain",
     ("bind_interdomain", errno.EACCES): "these event channels are restricted to another domain",
     ("bind_interdomain", errno.EPERM): "Xen's XSM policy forbids it; SILO does between two unprivileged domains",
+    ("bind_virq", errno.EEXIST): "another process of this domain has bound this interrupt; Xen allows one",
+    ("bind_virq", errno.EPERM): "Xen gives this interrupt to one domain, and it is not this one",
     ("map_grants", errno.EINVAL): (
         "a reference is not granted to this domain, is read-only while writing was asked for, or XSM (SILO) forbids it"
     ),

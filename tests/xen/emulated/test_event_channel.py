@@ -8,8 +8,8 @@ import pytest
 
 from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import DomId, EventPort, RemotePort
-from xenvirtio.xen.capabilities import EventChannels, Hypervisor
-from xenvirtio.xen.emulated import Domain, EmulatedHypervisor
+from xenvirtio.xen.capabilities import VIRQ_ARGO, EventChannels, Hypervisor
+from xenvirtio.xen.emulated import Domain, EmulatedHost, EmulatedHypervisor
 
 from .conftest import wait_until
 
@@ -116,3 +116,27 @@ def test_notifying_a_guest_that_is_gone_is_no_error(events: EventChannels, domai
     domain.event_channels.close(remote)
     events.notify(port)
     events.unbind(port)
+
+
+def test_an_interrupt_of_xen(events: EventChannels, domain: Domain, host: EmulatedHost) -> None:
+    host.switch.raise_virq(DOM0, VIRQ_ARGO)  # nobody listens yet
+    port = events.bind_virq(VIRQ_ARGO)
+    assert events.read() == []
+    host.switch.raise_virq(domain.domid, VIRQ_ARGO)
+    assert events.read() == []
+    host.switch.raise_virq(DOM0, VIRQ_ARGO)
+    assert events.read() == [port]
+    guests = domain.event_channels.bind_virq(VIRQ_ARGO)
+    host.switch.raise_virq(domain.domid, VIRQ_ARGO)
+    assert domain.event_channels.wait(guests, 5)
+
+
+def test_an_interrupt_of_xen_has_one_listener_in_a_domain(events: EventChannels, hypervisor: Hypervisor) -> None:
+    port = events.bind_virq(VIRQ_ARGO)
+    other = hypervisor.open_event_channels()
+    refused(errno.EEXIST, other.bind_virq, VIRQ_ARGO)
+    refused(errno.EINVAL, other.bind_virq, 24)
+    refused(errno.EINVAL, other.bind_interdomain, DOM0, RemotePort(port))
+    refused(errno.EACCES, hypervisor.open_event_channels(DomId(9)).bind_virq, VIRQ_ARGO)
+    events.unbind(port)
+    other.bind_virq(VIRQ_ARGO)

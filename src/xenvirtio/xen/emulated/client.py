@@ -202,6 +202,11 @@ class EmulatedEventChannels:
             raise hypervisor_error("bind_unbound_port", errno.EACCES, domid)
         return self._bound(self._kernel.call("bind_unbound_port", {"domid": domid}))
 
+    def bind_virq(self, virq: int) -> EventPort:
+        if self._restricted_to is not None:
+            raise hypervisor_error("bind_virq", errno.EACCES)
+        return self._bound(self._kernel.call("bind_virq", {"virq": virq}))
+
     def _bound(self, reply: Message) -> EventPort:
         port = EventPort(reply.values["port"])
         inbound, outbound = reply.descriptors

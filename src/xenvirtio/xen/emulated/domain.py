@@ -44,6 +44,9 @@ class GuestEventChannels:
     def bind_interdomain(self, remote_domid: DomId, remote_port: int) -> int:
         return self._keep(self._switch.bind_interdomain(self._domid, remote_domid, remote_port))
 
+    def bind_virq(self, virq: int) -> int:
+        return self._keep(self._switch.bind_virq(self._domid, virq))
+
     def _keep(self, port: Port) -> int:
         self._ports[port.number] = port
         return port.number

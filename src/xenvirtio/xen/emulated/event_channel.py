@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from xenvirtio.ids import DomId
 from xenvirtio.xen.emulated.refusal import Refusal
 
+VIRQ_COUNT = 24
+"""Source: xen/include/public/xen.h, NR_VIRQS."""
+
 
 class EventPair:
     """Two eventfds; side 0 belongs to the end that allocated the channel."""
@@ -36,13 +39,17 @@ def _close_both(descriptors: tuple[int, int]) -> None:
 
 @dataclass(slots=True, eq=False)
 class Port:
-    """One end of a channel: unbound while `remote_port` is None, and then reserved for `remote_domid`."""
+    """One end of a channel: unbound while `remote_port` is None, and then reserved for `remote_domid`.
+
+    With `virq` the other end is Xen itself: an interrupt that it raises, and `remote_port` is 0.
+    """
 
     number: int
     remote_domid: DomId
     pair: EventPair
     side: int
     remote_port: int | None = None
+    virq: int | None = None
 
     @property
     def inbound(self) -> int:
@@ -95,6 +102,25 @@ class EventChannelSwitch:
             remote.remote_port = port.number
             os.eventfd_write(port.inbound, 1)
             return port
+
+    def bind_virq(self, owner: DomId, virq: int) -> Port:
+        """Make a port of `owner` that `raise_virq` reaches; one for each interrupt (all are of vCPU 0)."""
+        with self._lock:
+            if not 0 <= virq < VIRQ_COUNT:
+                raise Refusal(errno.EINVAL)
+            if self._virq(owner, virq) is not None:
+                raise Refusal(errno.EEXIST, f"domain {owner} has bound interrupt {virq} already")
+            return self._add(owner, Port(0, owner, EventPair(), side=0, remote_port=0, virq=virq))
+
+    def raise_virq(self, domid: DomId, virq: int) -> None:
+        """Make an interrupt pending in a domain; it is lost where nobody has bound it."""
+        with self._lock:
+            port = self._virq(domid, virq)
+            if port is not None:
+                os.eventfd_write(port.inbound, 1)
+
+    def _virq(self, domid: DomId, virq: int) -> Port | None:
+        return next((port for port in self._ports.get(domid, {}).values() if port.virq == virq), None)
 
     def close(self, owner: DomId, port: Port) -> None:
         """Close a port; closing one that is gone with its domain is no error."""

@@ -79,6 +79,9 @@ class Session:
     def _bind_unbound(self, request: Message) -> Message:
         return self._new_port(self._host.switch.allocate_unbound(self._domid, DomId(request.values["domid"])))
 
+    def _bind_virq(self, request: Message) -> Message:
+        return self._new_port(self._host.switch.bind_virq(self._domid, request.values["virq"]))
+
     def _new_port(self, port: Port) -> Message:
         self._ports[port.number] = port
         return Message(values={"port": port.number}, descriptors=(port.inbound, port.outbound), owner=port)
@@ -246,6 +249,7 @@ class Session:
 _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "bind_interdomain": Session._bind_interdomain,
     "bind_unbound_port": Session._bind_unbound,
+    "bind_virq": Session._bind_virq,
     "unbind": Session._unbind,
     "nr_vcpus": Session._nr_vcpus,
     "create_ioreq_server": Session._create_ioreq_server,

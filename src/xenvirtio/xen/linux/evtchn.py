@@ -17,6 +17,7 @@ from xenvirtio.ids import DomId, EventPort, RemotePort
 from xenvirtio.xen.hints import hypervisor_error
 from xenvirtio.xen.linux.node import Node
 
+BIND_VIRQ = 0x00044500
 BIND_INTERDOMAIN = 0x00084501
 BIND_UNBOUND_PORT = 0x00044502
 UNBIND = 0x00044503
@@ -31,7 +32,7 @@ class BindInterdomain(ctypes.Structure):
 
 
 class PortArgument(ctypes.Structure):
-    """`bind_unbound_port`, `unbind` and `notify` all take one unsigned int."""
+    """`bind_virq`, `bind_unbound_port`, `unbind` and `notify` all take one unsigned int."""
 
     _fields_: ClassVar = [("value", ctypes.c_uint32)]
 
@@ -69,6 +70,9 @@ class LinuxEventChannels:
 
     def bind_unbound(self, domid: DomId) -> EventPort:
         return EventPort(self._node.ioctl("bind_unbound_port", BIND_UNBOUND_PORT, PortArgument(domid), domid))
+
+    def bind_virq(self, virq: int) -> EventPort:
+        return EventPort(self._node.ioctl("bind_virq", BIND_VIRQ, PortArgument(virq)))
 
     def unbind(self, port: EventPort) -> None:
         self._notifications.pop(port, None)
