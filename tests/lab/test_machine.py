@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xenvirtio.lab.machine import Images, MachineOptions, qemu_command
+from xenvirtio.lab.options import Images, MachineOptions
+from xenvirtio.lab.qemu import qemu_command
 
 
 def test_every_image_is_a_disk_that_forgets_and_commas_are_escaped(tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ import pytest
 
 import xenvirtio.lab
 from xenvirtio.errors import ResourceError, UsageError
+from xenvirtio.ids import DomId
+from xenvirtio.lab.domain_console import domain_lines
+from xenvirtio.lab.options import MachineOptions
 from xenvirtio.lab.scenarios import theatre
 from xenvirtio.lab.scenarios.bad_entries import BY_HAND, BY_XL, EXPECTED
+from xenvirtio.lab.scenarios.machine_stage import MachineStage
 from xenvirtio.lab.scenarios.nonsense import ROUNDS
-from xenvirtio.lab.scenarios.registry import Scenario, all_scenarios, select
+from xenvirtio.lab.scenarios.registry import MachineScenario, Scenario, all_scenarios, select
 from xenvirtio.lab.scenarios.tree import parse_checksums
 from xenvirtio.lab.toolstack import MemoryMode, parse_domains
 
@@ -93,9 +97,75 @@ def test_a_spoilt_machine_is_booted_again_and_the_rest_is_played(monkeypatch: py
     monkeypatch.setattr(theatre, "Toolstack", lambda dom0: None)
     plays = [(Scenario(name, "", lambda stage: {}), MemoryMode.GRANT) for name in ("first", "spoiler", "last")]
     said: list[str] = []
-    report = theatre.play_all(plays, lambda: (machines[0], False), boot, said.append)
+    shared = theatre.SharedMachine(lambda: (machines[0], False), boot)
+    report = theatre.play_all(plays, shared, _no_start, said.append)
     assert [play["ok"] for play in report["scenarios"]] == [True, False, True]
     assert not report["ok"]
     assert len(machines) == 2
     assert machines[0].stopped
     assert any("why" in line for line in said)
+
+
+def _no_start(options: MachineOptions, name: str) -> Any:
+    raise AssertionError(f"nobody asked for machine {name}")
+
+
+class _OwnMachine(_Machine):
+    """Boots at once, and has lost its dom0."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.serial_log = folder / "serial.log"
+        self.serial_log.write_bytes(b"(XEN) DOM1: GUEST: here\r\r\n(XEN) last words\r\n")
+
+    def dom0(self) -> None:
+        raise ResourceError("no answer")
+
+    def wait_until_up(self) -> None:
+        pass
+
+    def domain_lines(self, domid: int) -> list[str]:
+        return domain_lines(self.serial_log.read_bytes().decode(), DomId(domid))
+
+    def stop(self, *, at_once: bool = False) -> None:
+        self.stopped = True
+
+
+def test_a_scenario_with_its_own_machine_comes_last_and_leaves_evidence_but_no_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ok = {"name": "shared", "mode": "foreign", "ok": True, "clean": True, "seconds": 0.0}
+    monkeypatch.setattr(theatre, "play", lambda scenario, stage: ok)
+    monkeypatch.setattr(theatre, "Toolstack", lambda dom0: None)
+    order: list[str] = []
+    machines: list[_OwnMachine] = []
+    shared_machine = _Machine()
+    shared: Any = shared_machine
+
+    def run(stage: MachineStage) -> dict[str, Any]:
+        order.append("own")
+        assert shared_machine.stopped, "two machines at once"
+        with stage.boot(name="one"):
+            raise AssertionError("it went wrong")
+
+    def start(options: MachineOptions, name: str) -> Any:
+        machines.append(_OwnMachine(tmp_path))
+        return machines[-1]
+
+    def obtain() -> tuple[Any, bool]:
+        order.append("shared")
+        return shared, True
+
+    plays: list[theatre.Play] = [
+        (MachineScenario("own", "", run), MemoryMode.FOREIGN),
+        (Scenario("shared", "", lambda stage: {}), MemoryMode.FOREIGN),
+    ]
+    report = theatre.play_all(plays, theatre.SharedMachine(obtain, lambda: shared), start, lambda line: None)
+    assert order == ["shared", "own"]
+    assert [machine.stopped for machine in machines] == [True]
+    (_, own) = report["scenarios"]
+    assert own["error"] == "it went wrong"
+    assert own["evidence"]["domain 1"] == "GUEST: here"
+    assert "last words" in "".join(own["evidence"].values())
+    assert "no answer" in own["evidence"]["dom0's logs"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
-import time
 from typing import TYPE_CHECKING
 
-from xenvirtio.errors import UsageError, XenvirtioError
+from xenvirtio.errors import UsageError
 
 if TYPE_CHECKING:
-    from xenvirtio.lab.machine import Machine, MachineOptions
+    from xenvirtio.lab.machine import Machine
+    from xenvirtio.lab.options import MachineOptions
 
 _DESCRIPTION = """\
 Real Xen on this machine, without Xen, KVM or root.
@@ -59,6 +60,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "up", help="boot the machine and leave it running", description="Builds what is missing, boots, waits for dom0."
     )
     _add_size(up)
+    up.add_argument(
+        "--xenstore", choices=("c", "ours", "none"), default="c",
+        help="what dom0 starts: Debian's xenstored, `xenvirtio store serve --xen` in its place, or nothing of Xen's"
+        " (default: c)",
+    )
+    up.add_argument(
+        "--root", choices=("full", "light"), default="full",
+        help="dom0's root: with Xen's tools, or without a single one of them (default: full)",
+    )
+    _add_name(up)
     up.set_defaults(run=_up)
 
     shell = actions.add_parser(
@@ -66,6 +77,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="dom0's shell on the serial console",
         description="Connects this terminal to the serial console; Ctrl-] leaves it, the machine goes on.",
     )
+    _add_name(shell)
     shell.set_defaults(run=_shell)
 
     run = actions.add_parser(
@@ -73,6 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     run.add_argument("command", help="a shell command, in quotes")
     run.add_argument("--timeout", type=float, default=600, metavar="SECONDS", help="kill it after that (default: 600)")
+    _add_name(run)
     run.set_defaults(run=_run)
 
     test = actions.add_parser(
@@ -84,6 +97,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     test.add_argument("--only", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     test.add_argument("--mode", choices=("foreign", "grant"), help="only this memory mode (default: all that apply)")
     _add_format(test)
+    _add_name(test)
     test.set_defaults(run=_test)
 
     bench = actions.add_parser(
@@ -95,9 +109,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     bench.add_argument("--seconds", type=float, default=4, help="of one measurement (default: 4)")
     bench.add_argument("--rounds", type=int, default=3, help="measurements of each kind and mode (default: 3)")
     _add_format(bench)
+    _add_name(bench)
     bench.set_defaults(run=_bench)
 
     down = actions.add_parser("down", help="switch the machine off", description="Switches the running machine off.")
+    _add_name(down)
+    down.add_argument("--all", action="store_true", help="every machine that runs")
     down.set_defaults(run=_down)
 
     clean = actions.add_parser(
@@ -113,6 +130,10 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: one object on standard output"
     )
+
+
+def _add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--name", default="default", metavar="NAME", help="of the machine (default: default)")
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -136,40 +157,29 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    from xenvirtio.lab.machine import MachineOptions
+    from xenvirtio.lab.boot import boot
+    from xenvirtio.lab.options import Dom0Root, MachineOptions, XenStoreChoice
 
-    _boot(
-        MachineOptions(
-            memory_mib=arguments.memory, xen_arguments=arguments.xen_args, linux_arguments=arguments.dom0_args
-        )
-    ).close()
+    options = MachineOptions(
+        memory_mib=arguments.memory,
+        xen_arguments=arguments.xen_args,
+        linux_arguments=arguments.dom0_args,
+        root=Dom0Root(arguments.root),
+        xenstore=XenStoreChoice(arguments.xenstore),
+    )
+    boot(options, arguments.name, _progress).close()
     _progress("dom0 is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
     return 0
 
 
-def _boot(options: MachineOptions | None = None) -> Machine:
-    from xenvirtio.lab import machine
-    from xenvirtio.lab.build import build_all
-
-    images = build_all(_progress)
-    started = time.monotonic()
-    _progress("booting")
-    running = machine.start(images, options=options)
-    try:
-        running.wait_until_up()
-    except XenvirtioError:
-        running.stop()
-        raise
-    _progress(f"booted in {time.monotonic() - started:.0f} s")
-    return running
-
-
-def _running() -> Machine:
+def _running(name: str) -> Machine:
     from xenvirtio.lab import machine
 
-    found = machine.find()
+    found = machine.find(name)
     if found is None:
-        raise UsageError("no lab machine runs; start one with 'xenvirtio lab up'")
+        others = ", ".join(machine.running_names())
+        why = f"no lab machine {name!r} runs" + (f" (--name: {others})" if others else "")
+        raise UsageError(f"{why}; start one with 'xenvirtio lab up'")
     return found
 
 
@@ -177,12 +187,12 @@ def _shell(arguments: argparse.Namespace) -> int:
     from xenvirtio.lab.console import attach_terminal
 
     _progress("serial console of dom0; Ctrl-] leaves it")
-    attach_terminal(_running().serial_path)
+    attach_terminal(_running(arguments.name).serial_path)
     return 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    running = _running()
+    running = _running(arguments.name)
     try:
         result = running.dom0().run(arguments.command, arguments.timeout, check=False)
     finally:
@@ -192,14 +202,17 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    from xenvirtio.lab.scenarios.registry import select
-    from xenvirtio.lab.scenarios.theatre import play_all
+    from xenvirtio.lab.boot import boot, start
+    from xenvirtio.lab.options import MachineOptions
+    from xenvirtio.lab.scenarios.registry import MachineScenario, select
+    from xenvirtio.lab.scenarios.theatre import SharedMachine, play_all
 
     chosen = select(arguments.only)
     if arguments.list:
         for scenario in chosen:
             modes = ", ".join(mode.name.lower() for mode in scenario.modes)
-            print(f"{scenario.name:<20} {scenario.description} [{modes}]")
+            machine = "; a machine of its own" if isinstance(scenario, MachineScenario) else ""
+            print(f"{scenario.name:<20} {scenario.description} [{modes}{machine}]")
         return 0
     plays = [
         (scenario, mode)
@@ -209,7 +222,16 @@ def _test(arguments: argparse.Namespace) -> int:
     ]
     if not plays:
         raise UsageError(f"none of these scenarios has the mode {arguments.mode!r}")
-    report = play_all(plays, _machine_or_boot, _boot, _progress)
+    signal.signal(signal.SIGTERM, _end_tidily)
+
+    def fresh() -> Machine:
+        return boot(MachineOptions(), arguments.name, _progress)
+
+    def start_one(options: MachineOptions, name: str) -> Machine:
+        return start(options, name, _progress)
+
+    shared = SharedMachine(lambda: _machine_or_boot(arguments.name), fresh)
+    report = play_all(plays, shared, start_one, _progress)
     if arguments.format == "json":
         print(json.dumps(report, indent=2))
     else:
@@ -221,13 +243,20 @@ def _test(arguments: argparse.Namespace) -> int:
     return 0 if report["ok"] else 1
 
 
-def _machine_or_boot() -> tuple[Machine, bool]:
+def _end_tidily(number: int, frame: object) -> None:
+    """Let a SIGTERM run the ends of all blocks, so that no machine is left over."""
+    raise SystemExit(128 + number)
+
+
+def _machine_or_boot(name: str) -> tuple[Machine, bool]:
     """The running machine, or one booted now; the second value says that it is ours to stop."""
     from xenvirtio.lab import machine
+    from xenvirtio.lab.boot import boot
+    from xenvirtio.lab.options import MachineOptions
 
-    found = machine.find()
+    found = machine.find(name)
     if found is None:
-        return _boot(), True
+        return boot(MachineOptions(), name, _progress), True
     _progress("on the machine that runs; 'xenvirtio lab down' first for one with this working tree as it is now")
     return found, False
 
@@ -237,7 +266,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
     if arguments.seconds <= 0 or arguments.rounds < 1:
         raise UsageError("--seconds takes more than 0, --rounds 1 or more")
-    running, ours = _machine_or_boot()
+    running, ours = _machine_or_boot(arguments.name)
     try:
         report = Bench(running, _progress).run(arguments.seconds, arguments.rounds)
     finally:
@@ -249,19 +278,23 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     from xenvirtio.lab import machine
 
-    found = machine.find()
-    if found is None:
+    names = machine.running_names() if arguments.all else [arguments.name]
+    found = [running for name in names if (running := machine.find(name)) is not None]
+    if not found:
         _progress("no lab machine runs")
-        return 0
-    found.stop()
+    for running in found:
+        running.stop()
     return 0
 
 
 def _clean(arguments: argparse.Namespace) -> int:
+    from xenvirtio.lab import machine
     from xenvirtio.lab.apt import drop_downloads
     from xenvirtio.lab.paths import cache_root
 
-    _down(arguments)
+    for name in machine.running_names():
+        if (running := machine.find(name)) is not None:
+            running.stop(at_once=True)
     for folder in ("artifacts", "work", "run"):
         shutil.rmtree(cache_root() / folder, ignore_errors=True)
     if arguments.all:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from xenvirtio.lab.artifacts.debian_kernel import build_debian_kernel
@@ -11,14 +11,15 @@ from xenvirtio.lab.artifacts.engine import build_headers, build_package_image
 from xenvirtio.lab.artifacts.guest_initramfs import build_guest_programs, build_guest_tools
 from xenvirtio.lab.artifacts.guests import build_guests_image
 from xenvirtio.lab.artifacts.linux import build_linux
-from xenvirtio.lab.artifacts.rootfs import build_rootfs
+from xenvirtio.lab.artifacts.rootfs import build_light_rootfs, build_rootfs
 from xenvirtio.lab.artifacts.xen import build_xen
 from xenvirtio.lab.host_tools import check_host_tools
-from xenvirtio.lab.machine import Images
+from xenvirtio.lab.options import Dom0Root, Images, MachineOptions
 
 STEPS: tuple[tuple[str, str, Callable[[], Path]], ...] = (
     ("xen", "Xen with IOREQ servers (about 1 min)", build_xen),
     ("rootfs", "dom0's root from Debian packages (about 15 s)", build_rootfs),
+    ("light-root", "a dom0 root without Xen's tools", build_light_rootfs),
     ("guest-tools", "the guests' programs from Debian packages", build_guest_tools),
     ("guest-programs", "our own guest programs", build_guest_programs),
     ("debian-kernel", "Debian's own arm64 kernel", build_debian_kernel),
@@ -29,22 +30,43 @@ STEPS: tuple[tuple[str, str, Callable[[], Path]], ...] = (
 )
 """Name, what it is, and the function; what is cheap and may fail comes before what takes minutes."""
 
+ROOTS = {Dom0Root.FULL: "rootfs", Dom0Root.LIGHT: "light-root"}
+"""The step that makes each root."""
 
-def build_all(progress: Callable[[str], None]) -> Images:
-    """Build what is missing, one line of `progress` before each step and one with its time after.
+
+def build_all(progress: Callable[[str], None]) -> dict[str, Path]:
+    """Build all that is missing: `xenvirtio lab build`. Gives the path of each step's artifact by name.
 
     Raises:
         ConfigurationError: a host program is missing. ResourceError: a step failed.
     """
+    return _build(STEPS, progress)
+
+
+def build_images(options: MachineOptions, progress: Callable[[str], None]) -> Images:
+    """Build what a machine with these options boots from, as far as it is missing; raises as `build_all`."""
+    unused = ROOTS[Dom0Root.LIGHT if options.root is Dom0Root.FULL else Dom0Root.FULL]
+    made = _build([step for step in STEPS if step[0] != unused], progress)
+    return Images(
+        xen=made["xen"],
+        linux=made["linux"],
+        root=made[ROOTS[options.root]],
+        guests=made["guests"],
+        package=made["package"],
+    )
+
+
+def _build(
+    steps: Sequence[tuple[str, str, Callable[[], Path]]], progress: Callable[[str], None]
+) -> dict[str, Path]:
+    """One line of `progress` before each step, and one with its time after."""
     check_host_tools()
     made: dict[str, Path] = {}
-    for number, (name, description, build) in enumerate(STEPS, 1):
-        progress(f"[{number}/{len(STEPS)}] {description}")
+    for number, (name, description, build) in enumerate(steps, 1):
+        progress(f"[{number}/{len(steps)}] {description}")
         started = time.monotonic()
         made[name] = build()
         took_s = time.monotonic() - started
         if took_s >= 1:
             progress(f"      done in {took_s:.0f} s")
-    return Images(
-        xen=made["xen"], linux=made["linux"], root=made["rootfs"], guests=made["guests"], package=made["package"]
-    )
+    return made

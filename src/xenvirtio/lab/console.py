@@ -20,7 +20,10 @@ PROMPT = "dom0# "
 LEAVE = b"\x1d"
 """Ctrl-], as in telnet and `xl console`."""
 
-TROUBLE = re.compile(r"Kernel panic|Panic on CPU|Xen BUG at|Unable to mount root|Internal error: Oops")
+TROUBLE = re.compile(
+    r"^(?!\(XEN\) DOM\d+: ).*(?:Kernel panic|Panic on CPU|Xen BUG at|Unable to mount root|Internal error: Oops)"
+)
+"""Xen or dom0 is lost. What a dom0less domain prints comes as `DOM1: ...` and says nothing about the machine."""
 
 
 class SerialConsole:

@@ -9,51 +9,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from xenvirtio.errors import ResourceError
-from xenvirtio.lab.agent import PORT_NAME
+from xenvirtio.ids import DomId
 from xenvirtio.lab.channel import AgentChannel
 from xenvirtio.lab.console import trouble_in
 from xenvirtio.lab.dom0 import Dom0
+from xenvirtio.lab.domain_console import domain_lines
 from xenvirtio.lab.monitor import execute
+from xenvirtio.lab.options import Images, MachineOptions
 from xenvirtio.lab.paths import run_folder
+from xenvirtio.lab.qemu import qemu_command
 
 BOOT_TIMEOUT_S = 180.0
 """A boot takes about 15 s on an idle machine; beside other work it was seen to take several times that."""
 
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.1
-DOM0_KERNEL_ADDRESS = 0x49000000
-"""Where QEMU's loader puts dom0's kernel: above Xen, below the rest of what Xen allocates early."""
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    """What a machine boots from; see `build.build_all`."""
-
-    xen: Path
-    linux: Path
-    root: Path
-    guests: Path
-    package: Path
-
-
-@dataclass(frozen=True, slots=True)
-class MachineOptions:
-    """The size of the machine and additions to the two command lines."""
-
-    memory_mib: int = 3072
-    dom0_memory_mib: int = 768
-    processors: int = 2
-    dom0_processors: int = 2
-    xen_arguments: str = ""
-    linux_arguments: str = ""
 
 
 class Machine:
@@ -115,14 +93,48 @@ class Machine:
             return self.dom0()
         raise ResourceError(f"dom0 did not come up within {timeout_s:.0f} s; {self._last_lines()}")
 
-    def stop(self) -> None:
-        """Switch the machine off: dom0's own power-off first, QEMU's `quit` when that takes too long, then a kill."""
-        try:
-            self.dom0().channel.request("run", 5.0, command="poweroff -f", timeout_s=4.0)
-        except ResourceError:
-            pass  # the reply does not outlive the machine
+    def domain_lines(self, domid: int) -> list[str]:
+        """What a dom0less domain with an emulated pl011 has printed on Xen's console so far, its finished lines."""
+        if not self.serial_log.exists():
+            return []
+        return domain_lines(self.serial_log.read_bytes().decode(errors="replace"), DomId(domid))
+
+    def wait_line(self, domid: int, pattern: str, timeout_s: float = BOOT_TIMEOUT_S, *, after: int = 0) -> str:
+        """Wait until a line of a dom0less domain, not one of its first `after`, matches; gives that line.
+
+        Raises:
+            ResourceError: the machine ended, Xen or dom0 panicked, or time is up; the message has the domain's last
+                lines. A panic of the domain itself is waited out: it may be what the scenario is about.
+        """
+        expression = re.compile(pattern)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            lines = self.domain_lines(domid)
+            for line in lines[after:]:
+                if expression.search(line):
+                    return line
+            said = f"domain {domid} said last:\n  " + "\n  ".join(lines[-12:])
+            if not self.is_running():
+                raise ResourceError(f"the lab machine ended while waiting for {pattern!r}; {said}")
+            trouble = trouble_in(self.serial_log)
+            if trouble:
+                raise ResourceError(f"the lab machine is lost: {trouble}; {said}")
+            if time.monotonic() > deadline:
+                raise ResourceError(f"domain {domid} did not say {pattern!r} within {timeout_s:.0f} s; {said}")
+            time.sleep(POLL_S)
+
+    def stop(self, *, at_once: bool = False) -> None:
+        """Switch the machine off: dom0's own power-off first, QEMU's `quit` when that takes too long, then a kill.
+
+        `at_once` leaves out the first; nothing is lost by it, since disks are never kept.
+        """
+        if not at_once:
+            try:
+                self.dom0().channel.request("run", 5.0, command="poweroff -f", timeout_s=4.0)
+            except ResourceError:
+                pass  # the reply does not outlive the machine
         self.close()
-        if not self._wait_gone(STOP_TIMEOUT_S / 3):
+        if at_once or not self._wait_gone(STOP_TIMEOUT_S / 3):
             try:
                 execute(self.monitor_path, "quit")
             except ResourceError:
@@ -173,7 +185,7 @@ def start(images: Images, name: str = "default", options: MachineOptions | None 
         ResourceError: one of that name runs already, or QEMU does not start.
     """
     if find(name) is not None:
-        raise ResourceError(f"lab machine {name!r} is running already; stop it with 'xenvirtio lab down'")
+        raise ResourceError(f"lab machine {name!r} is running already; stop it with 'xenvirtio lab down --name {name}'")
     folder = run_folder(name)
     for leftover in ("qmp", "serial", "agent", "serial.log", "qemu.log"):
         (folder / leftover).unlink(missing_ok=True)
@@ -191,42 +203,9 @@ def start(images: Images, name: str = "default", options: MachineOptions | None 
     return Machine(folder, process.pid)
 
 
-def qemu_command(images: Images, folder: Path, options: MachineOptions) -> list[str]:
-    """The command line of the emulated machine."""
-    xen = f"dom0_mem={options.dom0_memory_mib}M dom0_max_vcpus={options.dom0_processors} console=dtuart noreboot"
-    linux = "root=/dev/vda rw init=/init console=hvc0 quiet loglevel=4"
-    # Linux finds the last of QEMU's virtio-mmio devices first, so dom0's root, its /dev/vda, stands at the end.
-    disks = {"package": images.package, "guests": images.guests, "dom0": images.root}
-    command = ["qemu-system-aarch64", "-name", f"xenvirtio-lab-{folder.name}", "-accel", "tcg,thread=multi"]
-    command += ["-machine", "virt,virtualization=on,gic-version=3", "-cpu", "cortex-a57"]
-    command += ["-smp", str(options.processors), "-m", str(options.memory_mib)]
-    command += ["-display", "none", "-monitor", "none", "-no-reboot", "-nodefaults"]
-    command += [*_socket_device("qmp", folder / "qmp"), "-mon", "chardev=qmp,mode=control"]
-    command += [*_socket_device("serial", folder / "serial", folder / "serial.log"), "-serial", "chardev:serial"]
-    command += _socket_device("agent", folder / "agent")
-    command += ["-device", "virtio-serial-device", "-device", f"virtserialport,chardev=agent,name={PORT_NAME}"]
-    for serial, image in disks.items():
-        command += ["-drive", f"if=none,id={serial},file={_escape(image)},format=raw,snapshot=on,cache=unsafe"]
-        command += ["-device", f"virtio-blk-device,drive={serial},serial={serial}"]
-    command += ["-kernel", str(images.xen), "-append", f"{xen} {options.xen_arguments}".strip()]
-    arguments = f"{linux} {options.linux_arguments}".strip().replace(",", ",,")
-    loader = f"guest-loader,addr={DOM0_KERNEL_ADDRESS:#x},kernel={_escape(images.linux)},bootargs={arguments}"
-    return [*command, "-device", loader]
-
-
 def running_names() -> Sequence[str]:
     """Names of all machines that run."""
     return [folder.name for folder in sorted(run_folder().parent.iterdir()) if find(folder.name) is not None]
-
-
-def _socket_device(name: str, path: Path, log: Path | None = None) -> list[str]:
-    device = f"socket,id={name},path={_escape(path)},server=on,wait=off"
-    return ["-chardev", device if log is None else f"{device},logfile={_escape(log)}"]
-
-
-def _escape(path: Path) -> str:
-    """A path inside a QEMU option, where a comma is written twice."""
-    return str(path).replace(",", ",,")
 
 
 def _is_ours(pid: int, folder: Path) -> bool:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from xenvirtio.errors import ResourceError
-from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.artifacts.tree import unpack_tree
 from xenvirtio.lab.cpio import CpioWriter, read_executable
 from xenvirtio.lab.paths import artifact, key_of
 from xenvirtio.lab.process import output_of, run_logged
@@ -66,11 +66,7 @@ def guest_root_inputs() -> str:
 def _build_tools(result: Path, scratch: Path) -> None:
     log = scratch / "build.log"
     root = scratch / "root"
-    for name in ("bin", "sbin", "lib"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for package in open_archive().download(_PACKAGES, closure=True):
-        unpack(package, root, log)
+    unpack_tree(_PACKAGES, root, log)
     tools = result / "tools"
     (tools / "bin").mkdir(parents=True)
     (tools / "sbin").mkdir()

@@ -7,14 +7,16 @@ What `debootstrap` would have done afterwards by running package scripts is done
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from xenvirtio.lab.apt import open_archive, unpack
 from xenvirtio.lab.artifacts.image import make_ext4
+from xenvirtio.lab.artifacts.tree import unpack_tree
 from xenvirtio.lab.paths import artifact, key_of
 
 _RECIPE = "3"
-_PACKAGES = ("python3", "xen-utils-4.20", "xenstore-utils", "busybox-static", "e2fsprogs", "strace")
+_BASE = ("python3", "busybox-static", "e2fsprogs", "strace")
+_XEN_TOOLS = ("xen-utils-4.20", "xenstore-utils")
 _INIT = Path(__file__).parent.parent / "dom0_files" / "init"
 _SIZE_MIB = 6144
 """Sparse: room for the guests' disk images of a run, which live on this root and vanish with it."""
@@ -41,17 +43,25 @@ _UNUSED = "usr/share/doc usr/share/man usr/share/locale usr/share/info usr/share
 
 def build_rootfs() -> Path:
     """The image of dom0's root, `root.ext4`. What runs in it that is ours comes on images of its own."""
-    return artifact("dom0", key_of(_RECIPE, " ".join(_PACKAGES), _INIT), _build) / "root.ext4"
+    return _root("dom0", (*_BASE, *_XEN_TOOLS))
 
 
-def _build(result: Path, scratch: Path) -> None:
+def build_light_rootfs() -> Path:
+    """The same without Xen's tools: no xl, no xenstored, no library of Xen's."""
+    return _root("dom0-light", _BASE)
+
+
+def _root(name: str, packages: Sequence[str]) -> Path:
+    def build(result: Path, scratch: Path) -> None:
+        _build(packages, result, scratch)
+
+    return artifact(name, key_of(_RECIPE, " ".join(packages), _INIT), build) / "root.ext4"
+
+
+def _build(packages: Sequence[str], result: Path, scratch: Path) -> None:
     log = scratch / "build.log"
     root = scratch / "root"
-    for name in ("bin", "sbin", "lib"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for package in open_archive().download(_PACKAGES, closure=True):
-        unpack(package, root, log)
+    unpack_tree(packages, root, log)
     for unused in _UNUSED.split():
         shutil.rmtree(root / unused, ignore_errors=True)
     for folder in _EMPTY_FOLDERS:

@@ -12,6 +12,7 @@ from typing import Any
 
 from xenvirtio.errors import UsageError, XenvirtioError
 from xenvirtio.lab import scenarios
+from xenvirtio.lab.scenarios.machine_stage import MachineStage
 from xenvirtio.lab.scenarios.stage import Stage
 from xenvirtio.lab.toolstack import MemoryMode
 
@@ -28,18 +29,32 @@ class Scenario:
     modes: Sequence[MemoryMode] = BOTH_MODES
 
 
-def all_scenarios() -> list[Scenario]:
+@dataclass(frozen=True, slots=True)
+class MachineScenario:
+    """A story on machines of its own; `machine_stage` shows how one is written. Our shared one is stopped before."""
+
+    name: str
+    description: str
+    run: Callable[[MachineStage], dict[str, Any]]
+    modes: Sequence[MemoryMode] = (MemoryMode.FOREIGN,)
+    """Memory modes to play it in; most of these stories have no use for more than one play."""
+
+
+AnyScenario = Scenario | MachineScenario
+
+
+def all_scenarios() -> list[AnyScenario]:
     """Every module of this folder that defines `SCENARIO`, in the order of their names."""
-    found = []
+    found: list[AnyScenario] = []
     for module in sorted(pkgutil.iter_modules(scenarios.__path__), key=lambda module: module.name):
         loaded = importlib.import_module(f"{scenarios.__name__}.{module.name}")
         scenario = getattr(loaded, "SCENARIO", None)
-        if isinstance(scenario, Scenario):
+        if isinstance(scenario, AnyScenario):
             found.append(scenario)
     return found
 
 
-def select(only: Sequence[str]) -> list[Scenario]:
+def select(only: Sequence[str]) -> list[AnyScenario]:
     """The scenarios of these names, all without names.
 
     Raises:
@@ -58,17 +73,37 @@ def play(scenario: Scenario, stage: Stage) -> dict[str, Any]:
     The report has `ok`; when that is false `error`, `trace` and `evidence` (the last lines of the logs). `clean` says
     whether the machine is as it was before.
     """
-    started = time.monotonic()
-    report: dict[str, Any] = {"name": scenario.name, "mode": stage.mode.name.lower(), "ok": True}
-    try:
+    def act() -> dict[str, Any]:
         stage.set_up()
-        report["facts"] = scenario.run(stage)
+        facts = scenario.run(stage)
         stage.toolstack.wait_only_dom0()
-    except Exception as error:  # a mistake in one scenario is no reason to leave out the others
-        report.update(ok=False, error=str(error) or type(error).__name__, trace=traceback.format_exc())
-        report["evidence"] = stage.evidence()
+        return facts
+
+    started = time.monotonic()
+    report = _report(scenario.name, stage.mode, act, stage.evidence)
     report["clean"] = _clear(stage)
     report["seconds"] = round(time.monotonic() - started, 1)
+    return report
+
+
+def play_on_own(scenario: MachineScenario, stage: MachineStage) -> dict[str, Any]:
+    """Run one scenario that boots its own machines; reports as `play`, always `clean`, for nothing of it is left."""
+    started = time.monotonic()
+    report = _report(scenario.name, stage.mode, lambda: scenario.run(stage), lambda: stage.evidence)
+    report["clean"] = True
+    report["seconds"] = round(time.monotonic() - started, 1)
+    return report
+
+
+def _report(
+    name: str, mode: MemoryMode, act: Callable[[], dict[str, Any]], evidence: Callable[[], dict[str, str]]
+) -> dict[str, Any]:
+    report: dict[str, Any] = {"name": name, "mode": mode.name.lower(), "ok": True}
+    try:
+        report["facts"] = act()
+    except Exception as error:  # a mistake in one scenario is no reason to leave out the others
+        report.update(ok=False, error=str(error) or type(error).__name__, trace=traceback.format_exc())
+        report["evidence"] = evidence()
     return report
 
 
