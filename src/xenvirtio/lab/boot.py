@@ -31,8 +31,8 @@ def boot(options: MachineOptions, name: str, progress: Progress) -> Machine:
     Raises:
         ConfigurationError, ResourceError: as `start`, and when dom0 does not come up.
     """
-    started = time.monotonic()
     running = start(options, name, progress)
+    started = time.monotonic()
     try:
         if options.system is None or options.system.has_dom0():
             running.wait_until_up()
