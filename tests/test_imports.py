@@ -70,7 +70,8 @@ EXEMPT: dict[str, Exemption] = {
     ),
     "virtio.queue_runner": Exemption({"threading"}, "a lock: pausing a queue between two batches"),
     "virtio.bounded_log": Exemption({"threading"}, "a lock: every queue reports through it"),
-    "virtio.transports.mmio": Exemption({"threading", "time"}, "a lock for the generation; the default of an argument"),
+    "virtio.transports.lifecycle": Exemption({"threading"}, "a lock for the generation of configuration space"),
+    "virtio.transports.mmio": Exemption({"time"}, "the default of an argument"),
     "devices.block.driver": Exemption({"ctypes", "time"}, "the driver side, no device: fills buffers, and may wait"),
     "xenstore.client": Exemption(
         {"os", "select", "threading", "time", "channels"}, "pumps client_core over a channel for threads that wait"

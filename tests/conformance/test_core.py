@@ -13,7 +13,7 @@ from tests.virtio.fakes import CONFIG, FakeDevice, GuestQueue, Machine, RingQueu
 from xenvirtio.errors import GuestError, UsageError
 from xenvirtio.virtio import features
 from xenvirtio.virtio.status import Status
-from xenvirtio.virtio.transports.mmio import SUPPORTED_FEATURES, TRANSPORT_FEATURES
+from xenvirtio.virtio.transports.lifecycle import SUPPORTED_FEATURES, TRANSPORT_FEATURES
 from xenvirtio.virtio.transports.mmio_layout import CONFIG_CHANGE, USED_BUFFER, Register
 
 DEVICE_FEATURES = 1 << 1 | 1 << 5 | 1 << 70

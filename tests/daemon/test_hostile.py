@@ -25,7 +25,7 @@ from xenvirtio.sandbox.system import SandboxSystem
 from xenvirtio.sandbox.toolstack import DiskConfiguration
 from xenvirtio.virtio.driver import MmioDriver
 from xenvirtio.virtio.status import Status
-from xenvirtio.virtio.transports.mmio import TRANSPORT_FEATURES
+from xenvirtio.virtio.transports.lifecycle import TRANSPORT_FEATURES
 from xenvirtio.xen.emulated import EmulatedHost, VcpuStopped
 from xenvirtio.xen.emulated.client import EmulatedEventChannels
 

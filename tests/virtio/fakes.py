@@ -11,7 +11,8 @@ from xenvirtio.memory.guest_memory import GuestMemory
 from xenvirtio.virtio.device import DeviceType, QueueConfiguration
 from xenvirtio.virtio.driver import MmioDriver
 from xenvirtio.virtio.registers import DeviceRegisters
-from xenvirtio.virtio.transports.mmio import TRANSPORT_FEATURES, MmioTransport
+from xenvirtio.virtio.transports.lifecycle import TRANSPORT_FEATURES
+from xenvirtio.virtio.transports.mmio import MmioTransport
 from xenvirtio.virtqueue.batch import ChainBatch
 from xenvirtio.virtqueue.driver import DriverQueue
 from xenvirtio.virtqueue.layout import avail_bytes, desc_bytes

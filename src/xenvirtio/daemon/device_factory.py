@@ -14,7 +14,7 @@ from xenvirtio.errors import ConfigurationError
 from xenvirtio.resources.file import open_disk
 from xenvirtio.virtio import features as feature
 from xenvirtio.virtio.device import Device, DeviceType
-from xenvirtio.virtio.transports.mmio import TRANSPORT_FEATURES
+from xenvirtio.virtio.transports.lifecycle import TRANSPORT_FEATURES
 
 
 class DeviceFactory:

@@ -10,7 +10,7 @@ from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.virtio import features
 from xenvirtio.virtio.device import QueueConfiguration
 from xenvirtio.virtio.status import Status
-from xenvirtio.virtio.transports.mmio import SUPPORTED_FEATURES, TRANSPORT_FEATURES
+from xenvirtio.virtio.transports.lifecycle import SUPPORTED_FEATURES, TRANSPORT_FEATURES
 from xenvirtio.virtio.transports.mmio_layout import CONFIG as CONFIG_OFFSET
 from xenvirtio.virtio.transports.mmio_layout import CONFIG_CHANGE, USED_BUFFER, Register
 
