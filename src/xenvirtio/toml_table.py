@@ -5,10 +5,11 @@ A file is read by asking for each key once; what nobody asked for is unknown and
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xenvirtio.errors import ConfigurationError
 
@@ -56,6 +57,29 @@ _TYPE_NAMES = {str: "text in quotes", bool: "true or false", int: "a whole numbe
 _ABSENT: Any = object()
 
 
+QUANTITY_MAX = (1 << 48) - 1
+"""Largest address and size: what the stage-2 tables of an arm64 Xen span at most."""
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_SIZE = re.compile(r"(0x[0-9a-fA-F]{1,12}|[0-9]{1,15}) ?(KiB|MiB|GiB|)", re.ASCII)
+
+
+def parse_size(value: object) -> int | None:
+    """Bytes of 4096, "192MiB" or "0x1000"; None when it is neither, or larger than `QUANTITY_MAX`."""
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None:
+            return None
+        value = int(match[1], 16 if match[1].startswith("0x") else 10) * _UNITS[match[2]]
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= QUANTITY_MAX else None
+
+
+def parse_address(value: object) -> int | None:
+    """0x50000000 or "0x50000000"; None when it is neither, or larger than `QUANTITY_MAX`."""
+    if isinstance(value, str) and _UNITS.keys().isdisjoint({value[-3:]}):
+        return parse_size(value)
+    return None if isinstance(value, str) else parse_size(value)
+
+
 class Table:
     """One TOML table being read: every key is asked for once, what is left over is unknown."""
 
@@ -88,6 +112,45 @@ class Table:
         if allowed:
             raise ConfigurationError(f"{self.where}: {key}", f"found {value!r}", f"allowed: {allowed}")
         return value
+
+    def value(self, key: str) -> Any:
+        """The value as it stands, None when it is absent: for keys that may be of several kinds."""
+        self._ask(key)
+        return self._values.get(key)
+
+    def refuse(self, key: str, allowed: str) -> NoReturn:
+        """Raise for the value of `key`, which is not what is allowed."""
+        raise ConfigurationError(f"{self.where}: {key}", f"found {self._values.get(key)!r}", f"allowed: {allowed}")
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """Bytes: a whole number, or text such as "192MiB". Without a default the key must be there."""
+        return self._quantity(key, default, parse_size, 'a size such as "192MiB", "64KiB" or 4096')
+
+    def address(self, key: str, default: int | None = None) -> int:
+        """A whole number, or text such as "0x50000000". Without a default the key must be there."""
+        return self._quantity(key, default, parse_address, "an address such as 0x50000000, below 1 << 48")
+
+    def optional_address(self, key: str) -> int | None:
+        """An address, None when it is absent."""
+        return self.address(key) if key in self._values else self.value(key)
+
+    def _quantity(self, key: str, default: int | None, parse: Callable[[object], int | None], allowed: str) -> int:
+        self._ask(key)
+        if key not in self._values:
+            if default is None:
+                raise ConfigurationError(self.where, f"key {key!r} is missing", f"it takes {allowed}")
+            return default
+        number = parse(self._values[key])
+        return self.refuse(key, allowed) if number is None else number
+
+    def texts(self, key: str) -> list[str]:
+        """A list of texts, empty when absent."""
+        value = self.value(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.refuse(key, "a list of texts in quotes")
+        return list(value)
 
     def table(self, key: str) -> Table | None:
         self._ask(key)

@@ -1,0 +1,56 @@
+"""What each Xen can do for a statically partitioned system, by the release that brought it.
+
+Source: the properties that xen/arch/arm/{domain_build,dom0less-build,static-shmem,static-evtchn}.c, and from 4.21 on
+xen/common/device-tree/, read on the stable branches.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class XenVersion:
+    """A release, for example 4.20."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+OLDEST = XenVersion(4, 17)
+"""The first with everything that a pair of static ends needs: static memory, shared memory, event channels."""
+
+
+def parse_xen_version(text: str) -> XenVersion | None:
+    """Return None for what is no version. A third number is allowed and ignored: releases of a branch do not differ."""
+    match = re.fullmatch(r"([0-9]{1,3})\.([0-9]{1,3})(\.[0-9]{1,3})?", text, re.ASCII)
+    return XenVersion(int(match[1]), int(match[2])) if match else None
+
+
+class Feature(Enum):
+    """A feature: the first Xen that has it, and what it is called."""
+
+    STATIC_MEMORY = (XenVersion(4, 16), "static memory (xen,static-mem)")
+    STATIC_CHANNELS = (XenVersion(4, 17), "static event channels")
+    STATIC_REGIONS = (XenVersion(4, 17), "static shared memory")
+    GRANT_LIMITS = (XenVersion(4, 18), "a grant table limit per domain")
+    HEAP_REGIONS = (XenVersion(4, 19), "shared memory from Xen's heap")
+    CAPABILITIES = (XenVersion(4, 21), "capabilities of a domain without toolstack")
+    LEGACY_XENSTORE = (XenVersion(4, 21), 'enhanced = "legacy"')
+    UNMAPPED_READS = (XenVersion(4, 21), "trap_unmapped_accesses = false")
+
+    @property
+    def since(self) -> XenVersion:
+        return self.value[0]
+
+    @property
+    def what(self) -> str:
+        return self.value[1]
+
+    def is_in(self, version: XenVersion) -> bool:
+        return version >= self.since
