@@ -9,7 +9,9 @@ All refusals are `HypervisorError` with the errno that the real interface gives.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from xenvirtio.ids import DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 
@@ -148,6 +150,83 @@ class Grants(Protocol):
         ...
 
 
+class XenVersion(NamedTuple):
+    """The release a Xen belongs to; a stable update does not change it."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+class HvmParam(IntEnum):
+    """What Xen keeps for a guest that a domain builder and the guest both read.
+
+    Source: xen/include/public/hvm/params.h.
+    """
+
+    STORE_PFN = 1
+    """Where the guest finds its XenStore page; all ones while a dom0less domain has none yet, 0 for no XenStore."""
+    STORE_EVTCHN = 2
+    """The guest's port to XenStore, 0 for none."""
+
+
+NO_PFN = (1 << 64) - 1
+
+HANDLE_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DomainInfo:
+    """One domain as Xen lists it."""
+
+    domid: DomId
+    is_dying: bool
+    """Destroyed; something still holds its pages."""
+    is_shutdown: bool
+    """It has stopped by itself, and waits for a toolstack to read why and to destroy it."""
+    shutdown_reason: int
+    """0 poweroff, 1 reboot, 2 suspend, 3 crash, 4 watchdog; says nothing unless `is_shutdown`."""
+    max_vcpus: int
+    online_vcpus: int
+    current_pages: int
+    max_pages: int
+    handle: bytes
+    """16 bytes, the UUID a toolstack gave it; zeros for a domain that Xen made itself."""
+
+
+class DomainControl(Protocol):
+    """What a control domain does to other domains. Every method may raise HypervisorError: ESRCH for no such domain.
+
+    Opening it on a Xen whose control interface is not known fails: EOPNOTSUPP.
+    """
+
+    def xen_version(self) -> XenVersion: ...
+
+    def domains(self) -> list[DomainInfo]:
+        """List all domains, this one included, by rising domid."""
+        ...
+
+    def hvm_param(self, domid: DomId, index: HvmParam) -> int: ...
+    def set_hvm_param(self, domid: DomId, index: HvmParam, value: int) -> None: ...
+    def set_handle(self, domid: DomId, handle: bytes) -> None: ...
+
+    def raise_max_memory(self, domid: DomId, extra_pages: int) -> None:
+        """Let a domain have so many pages more than its limit is now."""
+        ...
+
+    def populate_page(self, domid: DomId, gfn: Gfn) -> None:
+        """Give a domain one page at `gfn`, where it must have none; ENOMEM when its limit is reached."""
+        ...
+
+    def seed_grant(self, domid: DomId, reference: GrantRef, gfn: Gfn) -> None:
+        """Write into a domain's grant table (version 1, first page of it) that domain 0 may map and write `gfn`."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Hypervisor(Protocol):
     """How a backend process opens what it needs; each call opens descriptors of its own."""
 
@@ -158,3 +237,4 @@ class Hypervisor(Protocol):
     def open_device_model(self, domid: DomId) -> DeviceModel: ...
     def open_foreign_memory(self, domid: DomId) -> ForeignMemory: ...
     def open_grants(self) -> Grants: ...
+    def open_domain_control(self) -> DomainControl: ...

@@ -16,6 +16,8 @@ _NO_RIGHTS = (
 
 _NO_IOREQ = "this Xen was built without IOREQ servers; build it with CONFIG_EXPERT=y and CONFIG_IOREQ_SERVER=y"
 
+_NOT_CONTROL = "only the control domain (dom0) may list and change domains"
+
 _HINTS: dict[tuple[str, int], str] = {
     ("nr_vcpus", errno.ENOSYS): _NO_IOREQ,
     ("create_ioreq_server", errno.EOPNOTSUPP): _NO_IOREQ,
@@ -41,6 +43,11 @@ _HINTS: dict[tuple[str, int], str] = {
     ("map_grants", errno.EINVAL): (
         "a reference is not granted to this domain, is read-only while writing was asked for, or XSM (SILO) forbids it"
     ),
+    ("get_domain_info", errno.EPERM): _NOT_CONTROL,
+    ("list_domains", errno.EPERM): _NOT_CONTROL,
+    ("xen_version", errno.EPERM): _NOT_CONTROL,
+    ("populate_page", errno.ENOMEM): "the domain is at its memory limit, or Xen has no page left",
+    ("seed_grant", errno.EACCES): "Xen lets only the hardware domain map another domain's grant table",
     ("open_irqfd", errno.EBUSY): "the eventfd has an interrupt already",
 }
 

@@ -21,6 +21,7 @@ from xenvirtio.errors import HypervisorError, UsageError
 from xenvirtio.ids import PAGE_SIZE, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 from xenvirtio.xen import libc
 from xenvirtio.xen.emulated.domain import DOM0
+from xenvirtio.xen.emulated.domain_control import EmulatedDomainControl
 from xenvirtio.xen.emulated.grant_table import GrantStatus
 from xenvirtio.xen.emulated.refusal import Refusal
 from xenvirtio.xen.emulated.session import COPY_ANSWER, COPY_REQUEST, Session
@@ -105,6 +106,9 @@ class EmulatedHypervisor:
 
     def open_grants(self) -> EmulatedGrants:
         return EmulatedGrants(self._kernel)
+
+    def open_domain_control(self) -> EmulatedDomainControl:
+        return EmulatedDomainControl(self._kernel.call)
 
     def close(self) -> None:
         """Leave the host, as a process does that exits or is killed: everything it held there is dropped."""

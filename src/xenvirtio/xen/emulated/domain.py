@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Callable
 from enum import Enum
 
-from xenvirtio.ids import DomId, Spi
+from xenvirtio.ids import PAGE_SIZE, DomId, Gfn, GrantRef, Spi
+from xenvirtio.xen.capabilities import HANDLE_BYTES, NO_PFN, HvmParam
 from xenvirtio.xen.emulated.counters import Counters
 from xenvirtio.xen.emulated.event_channel import EventChannelSwitch, Port
 from xenvirtio.xen.emulated.grant_table import GrantTable
@@ -19,6 +20,17 @@ from xenvirtio.xen.emulated.memory import GuestMemory
 from xenvirtio.xen.emulated.vcpu import DomainDestroyed, GuestCrashed, Vcpu
 
 DOM0 = DomId(0)
+
+STORE_GFN = Gfn(0x39001)
+"""Where a dom0less domain has its XenStore page (the second of GUEST_MAGIC_BASE)."""
+
+CONNECTION_OFFSET = 2068
+"""`connection` in that page; 1 asks the guest to wait.
+
+Source: xen/include/public/io/xs_wire.h, struct xenstore_domain_interface.
+"""
+
+GNTTAB_RESERVED_XENSTORE = GrantRef(1)
 
 
 class DomainState(Enum):
@@ -101,9 +113,30 @@ class Domain:
         self.stopped = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Readable for ever once the domain has stopped."""
         weakref.finalize(self, os.close, self.stopped)
+        self.handle = bytes(HANDLE_BYTES)
+        self.hvm_params: dict[int, int] = {}
+        self.populated_pages = self.memory.ram_pages
+        self.max_pages = self.memory.ram_pages
         self.mappings = 0
         """How many mappings of its pages other domains hold; the host's lock guards it."""
         self._on_crash = on_crash
+
+    def offer_xenstore(self, *, with_page: bool) -> None:
+        """Do what Xen does for a dom0less domain that shall have a XenStore later: an event channel, and a page.
+
+        Before 4.21 there is no page; the domain that runs XenStore makes it.
+
+        Source: xen/arch/arm/dom0less-build.c (4.20), xen/common/device-tree/dom0less-build.c (4.21).
+        """
+        self.hvm_params[HvmParam.STORE_EVTCHN] = self.event_channels.allocate_unbound(DOM0)
+        self.hvm_params[HvmParam.STORE_PFN] = NO_PFN
+        if with_page:
+            self.memory.restore_page(STORE_GFN)
+            self.populated_pages += 1
+            self.max_pages += 1
+            self.memory.write(STORE_GFN * PAGE_SIZE + CONNECTION_OFFSET, b"\x01\0\0\0")
+            self.grants.seed(GNTTAB_RESERVED_XENSTORE, DOM0, STORE_GFN)
+            self.hvm_params[HvmParam.STORE_PFN] = STORE_GFN
 
     def vcpu(self, index: int = 0) -> Vcpu:
         return self.vcpus[index]

@@ -98,6 +98,11 @@ class GrantTable:
 
     # -- Xen side
 
+    def seed(self, reference: GrantRef, domid: DomId, frame: Gfn) -> None:
+        """Grant one of the reserved references, as a domain builder does before the guest starts."""
+        with self._lock:
+            self._write(reference, PERMIT_ACCESS, domid, frame)
+
     def check(self, reference: GrantRef, domid: DomId, *, writable: bool) -> tuple[GrantStatus, int]:
         """Say whether `domid` may use a grant, and where its page lies in the guest's memfd."""
         if reference >= self._frames * _PER_FRAME:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xenvirtio.errors import UsageError
 from xenvirtio.ids import DomId, Spi
+from xenvirtio.xen.capabilities import XenVersion
 from xenvirtio.xen.emulated.client import DirectTransport, EmulatedHypervisor
 from xenvirtio.xen.emulated.counters import Counters
 from xenvirtio.xen.emulated.domain import DOM0, Domain, DomainState
@@ -22,6 +23,7 @@ from xenvirtio.xen.emulated.refusal import Refusal
 from xenvirtio.xen.emulated.session import Session, serve_connection
 
 _FIRST_RESERVED = 0x7FF0
+_DEFAULT_VERSION = XenVersion(4, 20)
 
 
 class DomainEvent(Enum):
@@ -37,10 +39,18 @@ class EmulatedHost:
     """A Xen host in this process; guests are threads of it, backends connect to it.
 
     `silo` is XSM's default on Arm: no event channels and no grants between two unprivileged domains.
-    `ioreq_servers` and `irqfd` take away what a Xen or a kernel may lack.
+    `ioreq_servers` and `irqfd` take away what a Xen or a kernel may lack; `version` is what it calls itself.
     """
 
-    def __init__(self, *, silo: bool = False, ioreq_servers: bool = True, irqfd: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        silo: bool = False,
+        ioreq_servers: bool = True,
+        irqfd: bool = True,
+        version: XenVersion = _DEFAULT_VERSION,
+    ) -> None:
+        self.version = version
         self.counters = Counters()
         self.has_ioreq_servers = ioreq_servers
         self.irqfds = IrqFdRouter() if irqfd else None
@@ -107,6 +117,12 @@ class EmulatedHost:
         self.switch.remove_domain(domid)
         self._tell(DomainEvent.DYING, domain)
         self._bury_if_unmapped(domain)
+
+    def create_dom0less_domain(self, *, memory_bytes: int = 64 << 20, vcpus: int = 1) -> Domain:
+        """Make a domain as Xen does at boot: it has no name and no UUID, and its XenStore comes later."""
+        domain = self.create_domain(memory_bytes=memory_bytes, vcpus=vcpus)
+        domain.offer_xenstore(with_page=self.version >= (4, 21))
+        return domain
 
     def domain(self, domid: DomId) -> Domain | None:
         """Return a domain, zombies included."""

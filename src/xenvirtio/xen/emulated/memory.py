@@ -20,6 +20,12 @@ RAM_BANKS = ((0x4000_0000, 0xC000_0000), (0x2_0000_0000, 0xFE_0000_0000))
 Source: xen/include/public/arch-arm.h, GUEST_RAM0_BASE and GUEST_RAM1_BASE.
 """
 
+MAGIC_BANK = (0x3900_0000, 16 * PAGE_SIZE)
+"""Where pages lie that the guest shares with XenStore and friends; empty until somebody populates it.
+
+Source: xen/include/public/arch-arm.h, GUEST_MAGIC_BASE.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryBank:
@@ -39,17 +45,21 @@ class GuestMemory:
     def __init__(self, length_bytes: int) -> None:
         if length_bytes <= 0 or length_bytes % PAGE_SIZE:
             raise UsageError(f"guest memory of {length_bytes} bytes")
+        ram_banks = _lay_out(length_bytes)
+        self.banks = (*ram_banks, MemoryBank(*MAGIC_BANK, offset=length_bytes))
+        self.ram_pages = length_bytes // PAGE_SIZE
+        length_bytes += MAGIC_BANK[1]
         self.length_bytes = length_bytes
-        self.banks = _lay_out(length_bytes)
         self.descriptor = os.memfd_create("xen-guest", os.MFD_CLOEXEC)
         os.ftruncate(self.descriptor, length_bytes)
         flags = libc.MAP_SHARED | libc.MAP_NORESERVE
         self.address = libc.mmap(length_bytes, libc.protection(writable=True), flags, self.descriptor)
         self._finalizer = weakref.finalize(self, _release, self.descriptor, self.address, length_bytes)
         self._lock = threading.Lock()
-        self._removed: set[Gfn] = set()
+        first_magic = MAGIC_BANK[0] // PAGE_SIZE
+        self._removed = {Gfn(first_magic + i) for i in range(MAGIC_BANK[1] // PAGE_SIZE)}
         self._free = RangeSet()
-        for bank in self.banks:
+        for bank in ram_banks:
             first = bank.start // PAGE_SIZE
             self._free.add(first, first + bank.length_bytes // PAGE_SIZE - 1)
 
@@ -91,6 +101,13 @@ class GuestMemory:
     def remove_page(self, gfn: Gfn) -> None:
         """Give a page back to Xen, as a balloon driver does; `Vcpu.invalidate` belongs to it."""
         self._removed.add(gfn)
+
+    def populate_page(self, gfn: Gfn) -> bool:
+        """Give the guest a page where it may have one and has none; False otherwise."""
+        if gfn not in self._removed:
+            return False
+        self.restore_page(gfn)
+        return True
 
     def restore_page(self, gfn: Gfn) -> None:
         self._removed.discard(gfn)

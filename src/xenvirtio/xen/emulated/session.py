@@ -13,10 +13,12 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from xenvirtio.ids import DomId, Gfn, GrantRef, ServerId, Spi
 from xenvirtio.xen.emulated.domain import Domain
+from xenvirtio.xen.emulated.domain_control import CONTROL_OPERATIONS
 from xenvirtio.xen.emulated.event_channel import Port
 from xenvirtio.xen.emulated.grant_table import GrantStatus
 from xenvirtio.xen.emulated.interrupt import IrqFd
@@ -151,6 +153,13 @@ class Session:
         router.bind(irqfd)
         return Message(values={"held": self._hold(lambda: router.release(irqfd))})
 
+    # -- what only the control domain may do
+
+    def _control(self, request: Message, *, run: Callable[[EmulatedHost, Message], Message]) -> Message:
+        if self._domid != 0:
+            raise Refusal(errno.EPERM)
+        return run(self._host, request)
+
     # -- foreign mappings
 
     def _map_frames(self, request: Message) -> Message:
@@ -265,6 +274,7 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "grant_copy": Session._grant_copy,
     "open_window": Session._open_window,
     "release": Session._release,
+    **{name: partial(Session._control, run=run) for name, run in CONTROL_OPERATIONS.items()},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xenvirtio.ids import DomId
 from xenvirtio.xen.linux.device_model import LinuxDeviceModel
+from xenvirtio.xen.linux.domain_control import LinuxDomainControl
 from xenvirtio.xen.linux.evtchn import LinuxEventChannels
 from xenvirtio.xen.linux.foreign_memory import LinuxForeignMemory
 from xenvirtio.xen.linux.gntdev import LinuxGrants
@@ -27,3 +28,6 @@ class LinuxHypervisor:
 
     def open_grants(self) -> LinuxGrants:
         return LinuxGrants(f"{self._directory}/gntdev")
+
+    def open_domain_control(self) -> LinuxDomainControl:
+        return LinuxDomainControl(self._directory)
