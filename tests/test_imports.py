@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "xen": set(),  # capabilities, and what the two implementations share
     "xen.linux": {"xen"},
     "xen.emulated": {"xen"},
-    "channels": set(),
+    "channels": {"xen.capabilities"},  # Argo, and rings that a hypervisor shows
     "resources": set(),
 }
 

@@ -28,6 +28,9 @@ ServerId = NewType("ServerId", int)
 DmaAddress = NewType("DmaAddress", int)
 """An address as the driver put it on the ring: guest-physical, or a grant reference with bit 63 set."""
 
+ArgoPort = NewType("ArgoPort", int)
+"""A port of Argo, 32 bits. A convention between the two ends: nobody hands them out."""
+
 Spi = NewType("Spi", int)
 """A guest interrupt as a GIC INTID (33..43 for virtio-mmio slots made by libxl)."""
 

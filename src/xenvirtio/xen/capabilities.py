@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from xenvirtio.ids import DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
+from xenvirtio.ids import ArgoPort, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 
 VIRQ_DOM_EXC = 3
 """A domain died or crashed; for the one domain that Xen gives it to (dom0)."""
@@ -227,6 +227,68 @@ class DomainControl(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ArgoAddress:
+    """One end of an Argo message. Of a sender Xen vouches for the domid; the port is what the sender says."""
+
+    domid: DomId
+    port: ArgoPort
+
+
+@dataclass(frozen=True, slots=True)
+class ArgoRingState:
+    """What Xen tells of another domain's ring. Without a ring (for us) all is false and 0."""
+
+    exists: bool = False
+    is_empty: bool = False
+    has_room: bool = False
+    """For as many bytes as were asked about; when not, an event follows once there is."""
+    message_max_bytes: int = 0
+
+
+class Argo(Protocol):
+    """One open way to Xen's Argo (hypercall 39): messages that Xen copies into the receiver's ring.
+
+    Source: xen/include/public/argo.h.
+    """
+
+    def register_ring(self, port: ArgoPort, partner: DomId, length_bytes: int) -> Mapping:
+        """Make a ring in which messages from `partner` to `port` arrive; laid out as `struct xen_argo_ring`.
+
+        `length_bytes` counts the part for messages (48 up to 16 MiB, a multiple of 16); the mapping is 64 bytes longer
+        and rounded up to pages. Closing the mapping unregisters the ring first: Xen writes into its frames until then.
+
+        Raises:
+            HypervisorError: EEXIST, this domain has that ring already (an orphan of a killed process perhaps); EINVAL,
+                the length; ESRCH, no such domain; EPERM, XSM; ECONNREFUSED, a domain without Argo; ENOSPC, 128 rings.
+        """
+        ...
+
+    def unregister_ring(self, port: ArgoPort, partner: DomId) -> None:
+        """Take a ring away that somebody else of this domain registered, as after a kill; ENOENT without one."""
+        ...
+
+    def send(self, source: ArgoPort, to: ArgoAddress, kind: int, message: bytes) -> None:
+        """Copy one message into the receiver's ring; `kind` is a 32-bit number that goes with it.
+
+        Raises:
+            HypervisorError: EAGAIN, no room now, and `VIRQ_ARGO` follows once the receiver has notified;
+                EMSGSIZE, longer than that ring ever takes; ECONNREFUSED, no ring for this domain; ESRCH; EPERM.
+        """
+        ...
+
+    def notify(self, asked: Sequence[tuple[ArgoAddress, int]] = ()) -> list[ArgoRingState]:
+        """Wake the senders that wait for room in rings of this domain; tell of others' rings and their room in bytes.
+
+        A receiver calls it after it has taken messages out: nothing else makes Xen look. At most 256 are asked about.
+        """
+        ...
+
+    def close(self) -> None:
+        """Unregister every ring made through this, and close it."""
+        ...
+
+
 class Hypervisor(Protocol):
     """How a backend process opens what it needs; each call opens descriptors of its own."""
 
@@ -238,3 +300,7 @@ class Hypervisor(Protocol):
     def open_foreign_memory(self, domid: DomId) -> ForeignMemory: ...
     def open_grants(self) -> Grants: ...
     def open_domain_control(self) -> DomainControl: ...
+
+    def open_argo(self) -> Argo:
+        """Open Argo; raises HypervisorError where Xen has none, or does not let this process use it."""
+        ...

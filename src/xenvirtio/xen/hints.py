@@ -18,6 +18,13 @@ _NO_IOREQ = "this Xen was built without IOREQ servers; build it with CONFIG_EXPE
 
 _NOT_CONTROL = "only the control domain (dom0) may list and change domains"
 
+PRIVCMD_WOULD_BLOCK = (
+    "this domain has no XenStore (yet), and its kernel would hang here and hold up every other user of Xen's device "
+    "nodes: put xen_privcmd.unrestricted=1 on its command line"
+)
+
+_ARGO_XSM = "Xen's XSM policy forbids it; SILO (the default on Arm) does between two unprivileged domains"
+
 _HINTS: dict[tuple[str, int], str] = {
     ("nr_vcpus", errno.ENOSYS): _NO_IOREQ,
     ("create_ioreq_server", errno.EOPNOTSUPP): _NO_IOREQ,
@@ -40,6 +47,29 @@ _HINTS: dict[tuple[str, int], str] = {
     ("bind_interdomain", errno.EPERM): "Xen's XSM policy forbids it; SILO does between two unprivileged domains",
     ("bind_virq", errno.EEXIST): "another process of this domain has bound this interrupt; Xen allows one",
     ("bind_virq", errno.EPERM): "Xen gives this interrupt to one domain, and it is not this one",
+    (
+        "argo_notify",
+        errno.ENOSYS,
+    ): "this Xen was built without Argo; build it with CONFIG_UNSUPPORTED=y and CONFIG_ARGO=y",
+    ("argo_notify", errno.EOPNOTSUPP): "Argo is off: put argo=1 on Xen's command line",
+    ("argo_notify", errno.ENODEV): "Xen gives this domain no Argo (an XSM policy)",
+    ("argo_notify", errno.EPERM): (
+        "the kernel of this guest blocks hypercalls from user space: put xen_privcmd.unrestricted=1 on its command line"
+    ),
+    ("argo_register_ring", errno.EEXIST): (
+        "this domain has that ring already: another process uses it, or was killed together with its keeper; "
+        "if nobody uses it: xenvirtio argo release"
+    ),
+    ("argo_register_ring", errno.EINVAL): "the length is 48 bytes up to 16 MiB, a multiple of 16",
+    ("argo_register_ring", errno.EPERM): _ARGO_XSM,
+    ("argo_register_ring", errno.ENOSPC): "this domain has its 128 rings already",
+    ("argo_register_ring", errno.ECONNREFUSED): "that domain has no Argo (an XSM policy)",
+    ("argo_unregister_ring", errno.ENOENT): "this domain has no such ring",
+    ("argo_send", errno.EPERM): _ARGO_XSM,
+    ("argo_send", errno.ECONNREFUSED): "nobody there listens on that port for this domain",
+    ("argo_send", errno.EMSGSIZE): "longer than the receiver's ring ever takes",
+    ("argo_send", errno.EAGAIN): "the receiver's ring is full",
+    ("argo_send", errno.EBUSY): "the receiver's ring is full, and too many domains wait for room in it",
     ("map_grants", errno.EINVAL): (
         "a reference is not granted to this domain, is read-only while writing was asked for, or XSM (SILO) forbids it"
     ),

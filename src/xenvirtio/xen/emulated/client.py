@@ -20,6 +20,7 @@ from typing import Protocol
 from xenvirtio.errors import HypervisorError, UsageError
 from xenvirtio.ids import PAGE_SIZE, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 from xenvirtio.xen import libc
+from xenvirtio.xen.emulated.argo_client import EmulatedArgo
 from xenvirtio.xen.emulated.domain import DOM0
 from xenvirtio.xen.emulated.domain_control import EmulatedDomainControl
 from xenvirtio.xen.emulated.grant_table import GrantStatus
@@ -109,6 +110,9 @@ class EmulatedHypervisor:
 
     def open_domain_control(self) -> EmulatedDomainControl:
         return EmulatedDomainControl(self._kernel.call)
+
+    def open_argo(self) -> EmulatedArgo:
+        return EmulatedArgo(self._kernel.call)
 
     def close(self) -> None:
         """Leave the host, as a process does that exits or is killed: everything it held there is dropped."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from xenvirtio.errors import UsageError
 from xenvirtio.ids import DomId, Spi
 from xenvirtio.xen.capabilities import XenVersion
+from xenvirtio.xen.emulated.argo import ArgoSwitch
 from xenvirtio.xen.emulated.client import DirectTransport, EmulatedHypervisor
 from xenvirtio.xen.emulated.counters import Counters
 from xenvirtio.xen.emulated.domain import DOM0, Domain, DomainState
@@ -39,7 +40,7 @@ class EmulatedHost:
     """A Xen host in this process; guests are threads of it, backends connect to it.
 
     `silo` is XSM's default on Arm: no event channels and no grants between two unprivileged domains.
-    `ioreq_servers` and `irqfd` take away what a Xen or a kernel may lack; `version` is what it calls itself.
+    `ioreq_servers`, `irqfd` and `argo` take away what a Xen or a kernel may lack; `version` is what it calls itself.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class EmulatedHost:
         silo: bool = False,
         ioreq_servers: bool = True,
         irqfd: bool = True,
+        argo: bool = True,
         version: XenVersion = _DEFAULT_VERSION,
     ) -> None:
         self.version = version
@@ -55,6 +57,7 @@ class EmulatedHost:
         self.has_ioreq_servers = ioreq_servers
         self.irqfds = IrqFdRouter() if irqfd else None
         self.switch = EventChannelSwitch(self.is_allowed)
+        self.argo = ArgoSwitch(self._runs, self.is_allowed, self.switch.raise_virq, is_enabled=argo)
         self._silo = silo
         self._lock = threading.RLock()
         self._domains: dict[DomId, Domain] = {}
@@ -114,6 +117,7 @@ class EmulatedHost:
             raise UsageError(f"cannot destroy domain {domid}")
         if not domain.die():
             return
+        self.argo.remove_domain(domid)
         self.switch.remove_domain(domid)
         self._tell(DomainEvent.DYING, domain)
         self._bury_if_unmapped(domain)
@@ -224,6 +228,9 @@ class EmulatedHost:
     def is_allowed(self, one: DomId, other: DomId) -> bool:
         """XSM's say on event channels and grants between two domains."""
         return not self._silo or DOM0 in (one, other)
+
+    def _runs(self, domid: DomId) -> bool:
+        return self.find_granting(domid) is not None
 
     def find_granting(self, domid: DomId) -> Domain | None:
         """Return a domain whose grants can still be used."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from xenvirtio.ids import DomId, Gfn, GrantRef, ServerId, Spi
+from xenvirtio.ids import ArgoPort, DomId, Gfn, GrantRef, ServerId, Spi
 from xenvirtio.xen.emulated.domain import Domain
 from xenvirtio.xen.emulated.domain_control import CONTROL_OPERATIONS
 from xenvirtio.xen.emulated.event_channel import Port
@@ -33,6 +33,11 @@ COPY_REQUEST = struct.Struct("<IHH")
 COPY_ANSWER = struct.Struct("<hxxIQ")
 """Its status, the number of the memory window, and where the page lies in it."""
 
+ARGO_ASKED = struct.Struct("<III")
+"""A ring asked about: domid, port, room in bytes."""
+ARGO_ANSWER = struct.Struct("<II")
+"""Its flags and longest message."""
+
 
 class Session:
     """One backend process of domain `domid`. Calls come one at a time."""
@@ -44,6 +49,7 @@ class Session:
         self._closed = False
         self._next_id = 1
         self._ports: dict[int, Port] = {}
+        self._argo_rings: set[tuple[ArgoPort, DomId]] = set()
         self._held: dict[int, Callable[[], None]] = {}
         """How to give up each mapping and irqfd, by the number the client knows it by."""
         self._windows: dict[int, Domain] = {}
@@ -71,6 +77,9 @@ class Session:
                 give_up()
             self._held.clear()
             self._windows.clear()
+            for ring in self._argo_rings:
+                self._drop_argo_ring(*ring)
+            self._argo_rings.clear()
 
     # -- event channels
 
@@ -229,6 +238,39 @@ class Session:
         raw = array.array("q", dead).tobytes()
         return Message(values={"length": memory.length_bytes}, raw=raw, descriptors=(memory.descriptor,), owner=memory)
 
+    # -- Argo
+
+    def _argo_register(self, request: Message) -> Message:
+        values = request.values
+        port, partner = ArgoPort(values["port"]), DomId(values["domid"])
+        descriptor, length, pages = request.descriptors[0], values["length"], values["pages"]
+        self._host.argo.register(self._domid, port, partner, length, descriptor, pages)
+        self._argo_rings.add((port, partner))
+        return Message()
+
+    def _argo_unregister(self, request: Message) -> Message:
+        port, partner = ArgoPort(request.values["port"]), DomId(request.values["domid"])
+        self._argo_rings.discard((port, partner))
+        self._host.argo.unregister(self._domid, port, partner)
+        return Message()
+
+    def _drop_argo_ring(self, port: ArgoPort, partner: DomId) -> None:
+        try:
+            self._host.argo.unregister(self._domid, port, partner)
+        except Refusal:
+            pass  # it went with its partner
+
+    def _argo_send(self, request: Message) -> Message:
+        values = request.values
+        to, to_port = DomId(values["domid"]), ArgoPort(values["port"])
+        self._host.argo.send(self._domid, ArgoPort(values["source"]), to, to_port, values["kind"], request.raw)
+        return Message()
+
+    def _argo_notify(self, request: Message) -> Message:
+        asked = [(DomId(d), ArgoPort(port), room) for d, port, room in ARGO_ASKED.iter_unpack(request.raw)]
+        answers = self._host.argo.notify(self._domid, asked)
+        return Message(raw=b"".join(ARGO_ANSWER.pack(*answer) for answer in answers))
+
     # -- what is held
 
     def _release(self, request: Message) -> Message:
@@ -272,6 +314,10 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "map_frames": Session._map_frames,
     "map_grants": Session._map_grants,
     "grant_copy": Session._grant_copy,
+    "argo_register_ring": Session._argo_register,
+    "argo_unregister_ring": Session._argo_unregister,
+    "argo_send": Session._argo_send,
+    "argo_notify": Session._argo_notify,
     "open_window": Session._open_window,
     "release": Session._release,
     **{name: partial(Session._control, run=run) for name, run in CONTROL_OPERATIONS.items()},

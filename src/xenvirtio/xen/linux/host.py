@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xenvirtio.ids import DomId
+from xenvirtio.xen.linux.argo import LinuxArgo
 from xenvirtio.xen.linux.device_model import LinuxDeviceModel
 from xenvirtio.xen.linux.domain_control import LinuxDomainControl
 from xenvirtio.xen.linux.evtchn import LinuxEventChannels
@@ -31,3 +32,6 @@ class LinuxHypervisor:
 
     def open_domain_control(self) -> LinuxDomainControl:
         return LinuxDomainControl(self._directory)
+
+    def open_argo(self) -> LinuxArgo:
+        return LinuxArgo(self._directory)

@@ -40,6 +40,7 @@ class Number(IntEnum):
     HVM_OP = 34
     SYSCTL = 35
     DOMCTL = 36
+    ARGO = 39
 
 
 class PrivcmdHypercall(ctypes.Structure):
@@ -78,26 +79,42 @@ class Hypercalls:
             self._buffer_node: Node | None = Node(f"{directory}/hypercall")
         except HypervisorError:
             self._buffer_node = None
+        self._length_bytes = _SCRATCH_BYTES
         try:
-            self._address = self._map_scratch()
+            self._address = self._map_scratch(_SCRATCH_BYTES)
         except OSError as error:
             self._close_nodes()
             raise hypervisor_error("map hypercall memory", error.errno or 0) from error
 
-    def _map_scratch(self) -> int:
+    @property
+    def descriptor(self) -> int:
+        """The open privcmd."""
+        return self._node.descriptor
+
+    def _map_scratch(self, length_bytes: int) -> int:
         prot = libc.protection(writable=True)
         if self._buffer_node is not None:
-            return libc.mmap(_SCRATCH_BYTES, prot, libc.MAP_SHARED, self._buffer_node.descriptor)
+            return libc.mmap(length_bytes, prot, libc.MAP_SHARED, self._buffer_node.descriptor)
         flags = libc.MAP_PRIVATE | libc.MAP_ANONYMOUS | libc.MAP_LOCKED | libc.MAP_POPULATE
-        return libc.mmap(_SCRATCH_BYTES, prot, flags)
+        return libc.mmap(length_bytes, prot, flags)
 
     @contextmanager
-    def arguments(self) -> Iterator[HypercallMemory]:
-        """Memory for the arguments of the calls made inside; other threads wait."""
+    def arguments(self, length_bytes: int = 0) -> Iterator[HypercallMemory]:
+        """Memory for the arguments of the calls made inside, at least `length_bytes`; other threads wait."""
         with self._lock:
             if not self._address:
                 raise UsageError("hypercall after close")
-            yield HypercallMemory(self._address, _SCRATCH_BYTES)
+            if length_bytes > self._length_bytes:
+                self._grow(-(-length_bytes // PAGE_SIZE) * PAGE_SIZE)
+            yield HypercallMemory(self._address, self._length_bytes)
+
+    def _grow(self, length_bytes: int) -> None:
+        try:
+            address = self._map_scratch(length_bytes)
+        except OSError as error:
+            raise hypervisor_error("map hypercall memory", error.errno or 0) from error
+        libc.munmap(self._address, self._length_bytes)
+        self._address, self._length_bytes = address, length_bytes
 
     def call(self, operation: str, number: Number, *arguments: int, domid: int | None = None) -> int:
         """Run a hypercall; return its result, never negative.
@@ -112,7 +129,7 @@ class Hypercalls:
         with self._lock:
             address, self._address = self._address, 0
         if address:
-            libc.munmap(address, _SCRATCH_BYTES)
+            libc.munmap(address, self._length_bytes)
             self._close_nodes()
 
     def _close_nodes(self) -> None:
