@@ -31,8 +31,8 @@ class Two:
 
 
 @contextmanager
-def two_domains(**options: bool) -> Iterator[Two]:
-    with EmulatedHost(**options) as host:
+def two_domains(*, argo: bool = True, silo: bool = False) -> Iterator[Two]:
+    with EmulatedHost(argo=argo, silo=silo) as host:
         domid = host.create_domain(memory_bytes=4096).domid
         dom0, guest = host.open_hypervisor(DOM0), host.open_hypervisor(domid)
         yield Two(host, dom0, guest, domid)

@@ -50,7 +50,7 @@ class LinuxArgo:
     """`Argo` over one open privcmd."""
 
     def __init__(self, directory: str) -> None:
-        if would_block():
+        if os.path.exists(f"{directory}/privcmd") and would_block():
             raise HypervisorError(f"open {directory}/privcmd", errno.EWOULDBLOCK, hint=PRIVCMD_WOULD_BLOCK)
         self._calls = Hypercalls(directory)
         self._rings = OpenMappings()
