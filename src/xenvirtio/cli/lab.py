@@ -7,6 +7,8 @@ import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xenvirtio.errors import UsageError
@@ -29,6 +31,7 @@ examples:
   xenvirtio lab up                boot; the machine goes on in the background
   xenvirtio lab shell             a root shell in dom0; Ctrl-] leaves it
   xenvirtio lab run 'xl list'     one command in dom0, its output and exit status
+  xenvirtio lab up system.toml    a statically partitioned system, see 'xenvirtio static --help'
   xenvirtio lab test --only ext4 --mode grant
   xenvirtio lab down
 """
@@ -57,8 +60,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.set_defaults(run=_build)
 
     up = actions.add_parser(
-        "up", help="boot the machine and leave it running", description="Builds what is missing, boots, waits for dom0."
+        "up",
+        help="boot the machine and leave it running",
+        description="Builds what is missing, boots, waits for dom0. With SYSTEM, a description for 'xenvirtio static"
+        " build' (or the folder that it wrote), boots that: dom0 beside dom0less domains. Files it may name without"
+        " having them: Image, guest.cpio.gz, guest-python.cpio.gz.",
     )
+    up.add_argument("system", nargs="?", type=Path, metavar="SYSTEM", help="system.toml, or a folder with boot.toml")
     _add_size(up)
     up.add_argument(
         "--xenstore", choices=("c", "ours", "none"), default="c",
@@ -167,9 +175,31 @@ def _up(arguments: argparse.Namespace) -> int:
         root=Dom0Root(arguments.root),
         xenstore=XenStoreChoice(arguments.xenstore),
     )
+    if arguments.system is not None:
+        options = _with_system(arguments, options)
     boot(options, arguments.name, _progress).close()
-    _progress("dom0 is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
+    _progress("it is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
     return 0
+
+
+def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> MachineOptions:
+    """These options with what `static build` makes of the description, or made before into a folder.
+
+    Raises:
+        UsageError: an option is given that only the description can say.
+    """
+    from xenvirtio.lab.build import build_all
+    from xenvirtio.lab.static_build import build_system
+    from xenvirtio.lab.system import read_system
+
+    for option, value in (("--xen-args", arguments.xen_args), ("--dom0-args", arguments.dom0_args)):
+        if value:
+            raise UsageError(f"{option} does not go with a static system; put it into {arguments.system}")
+    if arguments.system.is_dir():
+        return replace(options, system=read_system(arguments.system))
+    build_all(_progress)
+    _progress(f"building the system of {arguments.system}")
+    return replace(options, system=build_system(arguments.system, options, arguments.name))
 
 
 def _running(name: str) -> Machine:

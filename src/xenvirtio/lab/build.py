@@ -8,7 +8,8 @@ from pathlib import Path
 
 from xenvirtio.lab.artifacts.debian_kernel import build_debian_kernel
 from xenvirtio.lab.artifacts.engine import build_headers, build_package_image
-from xenvirtio.lab.artifacts.guest_initramfs import build_guest_programs, build_guest_tools
+from xenvirtio.lab.artifacts.guest_initramfs import build_guest_initramfs, build_guest_programs, build_guest_tools
+from xenvirtio.lab.artifacts.guest_python import build_guest_python
 from xenvirtio.lab.artifacts.guests import build_guests_image
 from xenvirtio.lab.artifacts.linux import build_linux
 from xenvirtio.lab.artifacts.rootfs import build_light_rootfs, build_rootfs
@@ -25,8 +26,10 @@ STEPS: tuple[tuple[str, str, Callable[[], Path]], ...] = (
     ("debian-kernel", "Debian's own arm64 kernel", build_debian_kernel),
     ("python-headers", "Python headers for the compiled engine", build_headers),
     ("linux", "Linux for dom0 and guests (about 8 min)", build_linux),
+    ("guest-initramfs", "the guests' root", build_guest_initramfs),
     ("guests", "the guests' image", build_guests_image),
     ("package", "this working tree's package, its engine compiled", build_package_image),
+    ("guest-python", "the root of guests with Python", build_guest_python),
 )
 """Name, what it is, and the function; what is cheap and may fail comes before what takes minutes."""
 
@@ -45,8 +48,8 @@ def build_all(progress: Callable[[str], None]) -> dict[str, Path]:
 
 def build_images(options: MachineOptions, progress: Callable[[str], None]) -> Images:
     """Build what a machine with these options boots from, as far as it is missing; raises as `build_all`."""
-    unused = ROOTS[Dom0Root.LIGHT if options.root is Dom0Root.FULL else Dom0Root.FULL]
-    made = _build([step for step in STEPS if step[0] != unused], progress)
+    unused = {ROOTS[root] for root in Dom0Root if root is not options.root} | {"guest-python"}
+    made = _build([step for step in STEPS if step[0] not in unused], progress)
     return Images(
         xen=made["xen"],
         linux=made["linux"],

@@ -11,6 +11,7 @@ from pathlib import Path
 import xenvirtio
 from xenvirtio._build import COMPILER_DIRECTIVES, ENGINE_MODULES
 from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.artifacts.bytecode import byte_code_input, compile_tree
 from xenvirtio.lab.artifacts.image import make_ext4
 from xenvirtio.lab.paths import artifact, forget_old, key_of
 from xenvirtio.lab.process import jobs, run_logged
@@ -20,7 +21,7 @@ _HEADERS_PACKAGE = "libpython3.13-dev"
 _SUFFIX = ".cpython-313-aarch64-linux-gnu.so"
 _PACKAGE_ROOT = Path(xenvirtio.__file__).parent
 _SIZE_MIB = 96
-"""Room for the package, its compiled modules and the byte code that dom0's Python writes beside them."""
+"""Room for the package, its compiled modules and byte code, which dom0's Python writes where the host could not."""
 
 _COMMAND = """\
 #!/usr/bin/python3
@@ -90,36 +91,64 @@ def build_engine_module(name: str) -> Path:
     return folder / f"{source.stem}{_SUFFIX}"
 
 
-def build_package_image(modules: Sequence[str] | None = None) -> Path:
-    """`package.ext4`, mounted at /opt/xenvirtio in dom0: the package, its engine and `bin/xenvirtio`.
-
-    Takes a second or two when no compiled module changed.
-    """
+def build_engine(modules: Sequence[str] | None = None) -> dict[str, Path]:
+    """The compiled modules by dotted name, all of the engine's without `modules`."""
     names = engine_modules() if modules is None else modules
     build_headers()  # before the threads, which would all wait for it
     with ThreadPoolExecutor(jobs()) as compilers:
-        compiled = dict(zip(names, compilers.map(build_engine_module, names), strict=True))
-    sources = sorted(path for path in _PACKAGE_ROOT.rglob("*") if path.is_file() and _is_shipped(path))
-    shipped = [str(path.relative_to(_PACKAGE_ROOT)) for path in sources]
-    key = key_of(_RECIPE, *shipped, *sources, *(str(path) for path in compiled.values()))
+        return dict(zip(names, compilers.map(build_engine_module, names), strict=True))
+
+
+def package_inputs(modules: Sequence[str] | None = None) -> str:
+    """A hash over everything `put_package` uses."""
+    sources = _shipped_sources()
+    names = [str(path.relative_to(_PACKAGE_ROOT)) for path in sources]
+    return key_of(_RECIPE, *names, *sources, *map(str, build_engine(modules).values()), byte_code_input())
+
+
+def put_package(
+    folder: Path, log: Path, modules: Sequence[str] | None = None, *, without: Sequence[str] = ()
+) -> None:
+    """Make `folder` what /opt/xenvirtio is: the package, its engine, byte code and `bin/xenvirtio`.
+
+    `without` leaves out sub-packages by their folder's name.
+    """
+    for path in _shipped_sources():
+        name = path.relative_to(_PACKAGE_ROOT)
+        if name.parts[0] in without:
+            continue
+        target = folder / "xenvirtio" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    for dotted, path in build_engine(modules).items():
+        shutil.copy(path, folder.joinpath(*dotted.split(".")).parent / path.name)
+    compile_tree(folder, "xenvirtio", log, checked=True)
+    command = folder / "bin/xenvirtio"
+    command.parent.mkdir()
+    command.write_text(_COMMAND)
+    command.chmod(0o755)
+
+
+def build_package_image(modules: Sequence[str] | None = None) -> Path:
+    """`package.ext4`, mounted at /opt/xenvirtio in dom0: the package, its engine and `bin/xenvirtio`.
+
+    Takes a few seconds when no compiled module changed.
+    """
+    key = package_inputs(modules)
 
     def build(result: Path, scratch: Path) -> None:
-        tree = scratch / "tree"
-        for name, path in zip(shipped, sources, strict=True):
-            target = tree / "xenvirtio" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, target)
-        for name, path in compiled.items():
-            shutil.copy(path, tree.joinpath(*name.split(".")).parent / path.name)
-        command = tree / "bin/xenvirtio"
-        command.parent.mkdir()
-        command.write_text(_COMMAND)
-        command.chmod(0o755)
-        make_ext4(result / "package.ext4", tree, label="package", size_mib=_SIZE_MIB, log=scratch / "build.log")
+        put_package(scratch / "tree", scratch / "build.log", modules)
+        make_ext4(
+            result / "package.ext4", scratch / "tree", label="package", size_mib=_SIZE_MIB, log=scratch / "build.log"
+        )
 
     image = artifact("package", key, build) / "package.ext4"
     forget_old("package", key)
     return image
+
+
+def _shipped_sources() -> list[Path]:
+    return sorted(path for path in _PACKAGE_ROOT.rglob("*") if path.is_file() and _is_shipped(path))
 
 
 def _source_of(name: str) -> Path:

@@ -5,14 +5,12 @@ Its /init (guest/init) reads commands from the console and runs them, which is a
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from xenvirtio.errors import ResourceError
-from xenvirtio.lab.artifacts.tree import unpack_tree
+from xenvirtio.lab.artifacts.tree import libraries_of, unpack_tree
 from xenvirtio.lab.cpio import CpioWriter, read_executable
 from xenvirtio.lab.paths import artifact, key_of
-from xenvirtio.lab.process import output_of, run_logged
+from xenvirtio.lab.process import run_logged
 
 _RECIPE = "2"
 _PACKAGES = ("busybox-static", "e2fsprogs")
@@ -22,7 +20,6 @@ _PROGRAMS = (
 )
 _OTHER_NAMES = {"mkfs.ext4": "mke2fs", "fsck.ext4": "e2fsck"}
 GUEST_FILES = Path(__file__).parent.parent / "guest"
-_LIBRARY_FOLDERS = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "usr/lib", "lib")
 
 
 def build_guest_tools() -> Path:
@@ -36,26 +33,41 @@ def build_guest_programs() -> Path:
     return artifact("guest-programs", key_of(_RECIPE, *(str(p.name) for p in sources), *sources), _build_programs)
 
 
+def build_guest_initramfs() -> Path:
+    """`guest.cpio.gz`: the whole root, for a kernel that needs no modules."""
+
+    def build(result: Path, scratch: Path) -> None:
+        archive = CpioWriter()
+        add_guest_root(archive)
+        (result / "guest.cpio.gz").write_bytes(archive.finish())
+
+    return artifact("guest-initramfs", key_of(_RECIPE, guest_root_inputs()), build) / "guest.cpio.gz"
+
+
 def add_guest_root(archive: CpioWriter) -> None:
-    """Put all of a guest's root into an initramfs: Debian's programs, ours, /init and its first device nodes."""
+    """Put all of a guest's root into an initramfs: `add_guest_base` and /init."""
+    add_guest_base(archive)
+    archive.file("init", (GUEST_FILES / "init").read_bytes(), executable=True)
+    archive.file("shell", (GUEST_FILES / "shell").read_bytes())
+
+
+def add_guest_base(archive: CpioWriter) -> None:
+    """Debian's programs, ours, and the first device nodes."""
     for folder in ("proc", "sys", "dev", "tmp", "root", "mnt", "etc"):
         archive.folder(folder)
     archive.character_device("dev/console", 5, 1)
     archive.character_device("dev/null", 1, 3)
-    tools = build_guest_tools() / "tools"
-    for path in sorted(tools.rglob("*")):
-        name = str(path.relative_to(tools))
-        if path.is_symlink():
-            archive.link(name, str(path.readlink()))
-        elif path.is_file():
-            archive.file(name, path.read_bytes(), executable=True)
+    archive.tree(build_guest_tools() / "tools")
     archive.link("bin/sh", "busybox")
     for program in sorted(build_guest_programs().iterdir()):
         archive.file(f"bin/{program.name}", program.read_bytes(), executable=True)
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     archive.file("etc/mtab", b"")
-    archive.file("init", (GUEST_FILES / "init").read_bytes(), executable=True)
-    archive.file("shell", (GUEST_FILES / "shell").read_bytes())
+
+
+def guest_base_inputs() -> str:
+    """A hash over everything `add_guest_base` uses."""
+    return key_of(_RECIPE, *_PACKAGES, *_PROGRAMS, *sorted(GUEST_FILES.glob("*.c")))
 
 
 def guest_root_inputs() -> str:
@@ -72,36 +84,14 @@ def _build_tools(result: Path, scratch: Path) -> None:
     (tools / "sbin").mkdir()
     (tools / "lib").mkdir()
     _copy(root / "usr/bin/busybox", tools / "bin/busybox")
-    wanted = []
     for program in _PROGRAMS:
         _copy(root / program, tools / "sbin" / Path(program).name)
-        wanted += _needed(root / program)
     for name, target in _OTHER_NAMES.items():
         (tools / "sbin" / name).symlink_to(target)
-    done: set[str] = set()
-    while wanted:
-        library = wanted.pop()
-        if library in done:
-            continue
-        done.add(library)
-        found = next(
-            (root / folder / library for folder in _LIBRARY_FOLDERS if (root / folder / library).exists()), None
-        )
-        if found is None:
-            raise ResourceError(f"guest root: {library} is in none of the packages that {', '.join(_PACKAGES)} need")
-        _copy(found, tools / "lib" / library)
-        wanted += _needed(found)
+    for name, path in libraries_of([root / program for program in _PROGRAMS], root).items():
+        _copy(path, tools / "lib" / name)
     (tools / "etc").mkdir()
     (tools / "etc/ld.so.conf").write_text("/lib\n")
-
-
-def _needed(program: Path) -> list[str]:
-    """Libraries that an arm64 program or library asks for, its interpreter included."""
-    listing = output_of(
-        f"reading {program.name}", ["aarch64-linux-gnu-readelf", "--dynamic", "--program-headers", "--wide", program]
-    )
-    interpreter = re.findall(r"program interpreter: /lib/([^\]]+)\]", listing)
-    return [*re.findall(r"\(NEEDED\).*\[([^\]]+)\]", listing), *interpreter]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,7 +6,12 @@ import shutil
 from pathlib import Path
 
 from xenvirtio.lab.artifacts.debian_kernel import build_debian_kernel
-from xenvirtio.lab.artifacts.guest_initramfs import add_guest_root, build_guest_programs, guest_root_inputs
+from xenvirtio.lab.artifacts.guest_initramfs import (
+    add_guest_root,
+    build_guest_initramfs,
+    build_guest_programs,
+    guest_root_inputs,
+)
 from xenvirtio.lab.artifacts.image import make_ext4
 from xenvirtio.lab.artifacts.linux import build_linux
 from xenvirtio.lab.cpio import CpioWriter
@@ -26,9 +31,7 @@ def build_guests_image() -> Path:
         (folder / "debian").mkdir(parents=True)
         shutil.copy(linux, folder / "Image")
         shutil.copy(debian / "vmlinuz", folder / "debian/vmlinuz")
-        ours = CpioWriter()
-        add_guest_root(ours)
-        (folder / "initramfs.gz").write_bytes(ours.finish())
+        shutil.copy(build_guest_initramfs(), folder / "initramfs.gz")
         theirs = CpioWriter()
         add_guest_root(theirs)
         for module in sorted((debian / "modules").iterdir()):

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from xenvirtio.lab.artifacts.bytecode import byte_code_input, compile_tree
 from xenvirtio.lab.artifacts.image import make_ext4
 from xenvirtio.lab.artifacts.tree import unpack_tree
 from xenvirtio.lab.paths import artifact, key_of
@@ -55,7 +56,7 @@ def _root(name: str, packages: Sequence[str]) -> Path:
     def build(result: Path, scratch: Path) -> None:
         _build(packages, result, scratch)
 
-    return artifact(name, key_of(_RECIPE, " ".join(packages), _INIT), build) / "root.ext4"
+    return artifact(name, key_of(_RECIPE, " ".join(packages), _INIT, byte_code_input()), build) / "root.ext4"
 
 
 def _build(packages: Sequence[str], result: Path, scratch: Path) -> None:
@@ -64,6 +65,7 @@ def _build(packages: Sequence[str], result: Path, scratch: Path) -> None:
     unpack_tree(packages, root, log)
     for unused in _UNUSED.split():
         shutil.rmtree(root / unused, ignore_errors=True)
+    compile_tree(root, "usr/lib/python3.13", log, checked=False)
     for folder in _EMPTY_FOLDERS:
         (root / folder).mkdir(parents=True, exist_ok=True)
     # xl waits for the console and takes its lock below /var/run: it must be the tmpfs.

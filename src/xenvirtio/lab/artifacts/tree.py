@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from xenvirtio.errors import ResourceError
 from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.process import output_of
+
+_LIBRARY_FOLDERS = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "usr/lib", "lib")
 
 
 def unpack_tree(packages: Sequence[str], root: Path, log: Path) -> None:
@@ -18,3 +23,32 @@ def unpack_tree(packages: Sequence[str], root: Path, log: Path) -> None:
         (root / name).symlink_to(f"usr/{name}")
     for package in open_archive().download(packages, closure=True):
         unpack(package, root, log)
+
+
+def libraries_of(programs: Sequence[Path], root: Path) -> dict[str, Path]:
+    """All libraries that these arm64 programs need, by name, found in `root`: the loader and what libraries need too.
+
+    Raises:
+        ResourceError: one is in none of the packages that were unpacked there.
+    """
+    found: dict[str, Path] = {}
+    wanted = [name for program in programs for name in _needed(program)]
+    while wanted:
+        name = wanted.pop()
+        if name in found:
+            continue
+        path = next((root / folder / name for folder in _LIBRARY_FOLDERS if (root / folder / name).exists()), None)
+        if path is None:
+            raise ResourceError(f"{name}, which an unpacked program needs, is in none of the unpacked packages")
+        found[name] = path
+        wanted += _needed(path)
+    return found
+
+
+def _needed(program: Path) -> list[str]:
+    """Libraries that an arm64 program or library asks for, its interpreter included."""
+    listing = output_of(
+        f"reading {program.name}", ["aarch64-linux-gnu-readelf", "--dynamic", "--program-headers", "--wide", program]
+    )
+    interpreter = re.findall(r"program interpreter: /lib/([^\]]+)\]", listing)
+    return [*re.findall(r"\(NEEDED\).*\[([^\]]+)\]", listing), *interpreter]

@@ -16,6 +16,11 @@
             inner = stage.with_toolstack(machine)               # what ordinary scenarios get
             with inner.serve():
                 inner.toolstack.create(GuestConfig("one", disks=(inner.disk("one", 8),)))
+
+        system = stage.build_system(SYSTEM_TOML, {"start.py": START})   # static build; files for its domains
+        with stage.boot(MachineOptions(system=system)) as machine:
+            machine.wait_line(1, "GUEST: .*ready")              # a domain's console, by domid
+            machine.domain_lines(2)                             # all it said
         return {"facts": "for the report"}
 
     SCENARIO = MachineScenario("name", "what must hold", run)
@@ -28,7 +33,7 @@ dom0 answers, of every file matching `EVIDENCE_FILES`: log there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +42,8 @@ from xenvirtio.lab.backend import LINES_SHOWN
 from xenvirtio.lab.machine import Machine
 from xenvirtio.lab.options import MachineOptions
 from xenvirtio.lab.scenarios.stage import Stage
+from xenvirtio.lab.static_build import build_system_text
+from xenvirtio.lab.system import System
 from xenvirtio.lab.toolstack import MemoryMode, Toolstack
 
 EVIDENCE_FILES = "/run/lab/*.log /run/lab/*/log /var/log/xen/*.log"
@@ -46,8 +53,12 @@ EVIDENCE_TIMEOUT_S = 30.0
 
 @dataclass(slots=True)
 class MachineStage:
-    """One play of a scenario that boots its own. `start` builds what is missing and starts a machine of that name."""
+    """One play of a scenario that boots its own.
 
+    `name` is the scenario's; `start` builds what is missing and starts a machine of a name.
+    """
+
+    name: str
     mode: MemoryMode
     start: Callable[[MachineOptions, str], Machine]
     evidence: dict[str, str] = field(default_factory=dict)
@@ -70,6 +81,18 @@ class MachineStage:
             raise
         finally:
             machine.stop(at_once=True)
+
+    def build_system(
+        self, text: str, files: Mapping[str, str | bytes] | None = None, options: MachineOptions | None = None
+    ) -> System:
+        """Run `static build` on a description, with files of its domains by name, for a machine of the options' size.
+
+        The lab's own files are there under the names that `static_build` says.
+
+        Raises:
+            ResourceError: the build failed; the message ends with what it said.
+        """
+        return build_system_text(text, files or {}, options or MachineOptions(), self.name)
 
     def with_toolstack(self, machine: Machine) -> Stage:
         """dom0's xl and everything ordinary scenarios play with, on a machine whose dom0 has Xen's tools."""

@@ -77,7 +77,7 @@ def play_all(
             progress(f"[{number}/{len(plays)}] {scenario.name} ({mode.name.lower()}): {scenario.description}")
             if isinstance(scenario, MachineScenario):
                 shared.release()
-                report = play_on_own(scenario, MachineStage(mode, start_own))
+                report = play_on_own(scenario, MachineStage(scenario.name, mode, start_own))
             else:
                 report = _play(scenario, mode, shared.get())
             reports.append(report)
