@@ -32,7 +32,7 @@ examples:
   xenvirtio lab shell             a root shell in dom0; Ctrl-] leaves it
   xenvirtio lab run 'xl list'     one command in dom0, its output and exit status
   xenvirtio lab up system.toml    a statically partitioned system, see 'xenvirtio static --help'
-  xenvirtio lab test --only ext4 --mode grant
+  xenvirtio lab test --only filesystem --mode grant
   xenvirtio lab down
 """
 
@@ -192,7 +192,11 @@ def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> Mach
     from xenvirtio.lab.static_build import build_system
     from xenvirtio.lab.system import read_system
 
-    for option, value in (("--xen-args", arguments.xen_args), ("--dom0-args", arguments.dom0_args)):
+    for option, value in (
+        ("--xen-args", arguments.xen_args),
+        ("--dom0-args", arguments.dom0_args),
+        ("--xenstore", arguments.xenstore != "c"),
+    ):
         if value:
             raise UsageError(f"{option} does not go with a static system; put it into {arguments.system}")
     if arguments.system.is_dir():

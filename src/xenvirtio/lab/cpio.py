@@ -40,17 +40,6 @@ class CpioWriter:
         self.folder(os.path.dirname(path))
         self._entry(path, stat.S_IFLNK | 0o777, target.encode())
 
-    def tree(self, folder: Path) -> None:
-        """Add all that a folder holds, in the order of the names; a file's mode says whether it is a program."""
-        for path in sorted(folder.rglob("*")):
-            name = str(path.relative_to(folder))
-            if path.is_symlink():
-                self.link(name, os.readlink(path))
-            elif path.is_dir():
-                self.folder(name)
-            else:
-                self.file(name, path.read_bytes(), executable=os.access(path, os.X_OK))
-
     def character_device(self, path: str, major: int, minor: int) -> None:
         """Add a device node; no privilege is needed, only the archive names it."""
         self.folder(os.path.dirname(path))

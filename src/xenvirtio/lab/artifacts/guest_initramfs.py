@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xenvirtio.lab.artifacts.tree import libraries_of, unpack_tree
+from xenvirtio.lab.artifacts.tree import add_tree, libraries_of, unpack_tree
 from xenvirtio.lab.cpio import CpioWriter, read_executable
 from xenvirtio.lab.paths import artifact, key_of
 from xenvirtio.lab.process import run_logged
@@ -57,7 +57,7 @@ def add_guest_base(archive: CpioWriter) -> None:
         archive.folder(folder)
     archive.character_device("dev/console", 5, 1)
     archive.character_device("dev/null", 1, 3)
-    archive.tree(build_guest_tools() / "tools")
+    add_tree(archive, build_guest_tools() / "tools")
     archive.link("bin/sh", "busybox")
     for program in sorted(build_guest_programs().iterdir()):
         archive.file(f"bin/{program.name}", program.read_bytes(), executable=True)

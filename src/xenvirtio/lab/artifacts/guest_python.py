@@ -11,7 +11,7 @@ from pathlib import Path
 from xenvirtio.lab.artifacts.bytecode import byte_code_input, compile_tree
 from xenvirtio.lab.artifacts.engine import package_inputs, put_package
 from xenvirtio.lab.artifacts.guest_initramfs import add_guest_base, guest_base_inputs
-from xenvirtio.lab.artifacts.tree import libraries_of, unpack_tree
+from xenvirtio.lab.artifacts.tree import add_tree, libraries_of, unpack_tree
 from xenvirtio.lab.cpio import CpioWriter
 from xenvirtio.lab.paths import artifact, forget_old, key_of
 
@@ -54,8 +54,8 @@ def build_guest_python() -> Path:
         add_guest_base(archive)
         archive.file("init", (_FILES / "init").read_bytes(), executable=True)
         archive.file("shell", _SHELL.read_bytes())
-        archive.tree(build_python_runtime())
-        archive.tree(tree)
+        add_tree(archive, build_python_runtime())
+        add_tree(archive, tree)
         (result / "guest-python.cpio.gz").write_bytes(archive.finish())
 
     made = artifact("guest-python", key, build)

@@ -1,13 +1,15 @@
-"""Debian packages for arm64 unpacked into a folder, laid out as an installed system is."""
+"""Debian packages for arm64 unpacked into a folder as an installed system has them, and from there into an initramfs."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from xenvirtio.errors import ResourceError
 from xenvirtio.lab.apt import open_archive, unpack
+from xenvirtio.lab.cpio import CpioWriter
 from xenvirtio.lab.process import output_of
 
 _LIBRARY_FOLDERS = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "usr/lib", "lib")
@@ -23,6 +25,18 @@ def unpack_tree(packages: Sequence[str], root: Path, log: Path) -> None:
         (root / name).symlink_to(f"usr/{name}")
     for package in open_archive().download(packages, closure=True):
         unpack(package, root, log)
+
+
+def add_tree(archive: CpioWriter, folder: Path) -> None:
+    """Add all that a folder holds to an initramfs, in the order of the names; a file's mode says what is a program."""
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_symlink():
+            archive.link(name, os.readlink(path))
+        elif path.is_dir():
+            archive.folder(name)
+        else:
+            archive.file(name, path.read_bytes(), executable=os.access(path, os.X_OK))
 
 
 def libraries_of(programs: Sequence[Path], root: Path) -> dict[str, Path]:
