@@ -1,4 +1,4 @@
-"""Debian packages for arm64 unpacked into a folder as an installed system has them, and from there into an initramfs."""
+"""Debian packages for arm64 unpacked into a folder as an installed system has them, and folders into an initramfs."""
 
 from __future__ import annotations
 
