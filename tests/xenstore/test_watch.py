@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from xenvirtio.xenstore.tree import Change
 from xenvirtio.xenstore.watch import Watch, WatchIndex
 
 
 def matches(path: str, depth: int | None, changed: str, *, subtree: bool = True) -> bool:
     index: WatchIndex[str] = WatchIndex()
     index.add(Watch("me", path, path.encode(), b"t", depth))
-    return bool(list(index.matching(Change(changed, subtree, ()))))
+    return any(list(group.reached()) for group in index.groups_at(changed, subtree=subtree))
 
 
 @pytest.mark.parametrize(
@@ -70,4 +69,14 @@ def test_a_removed_watch_matches_nothing() -> None:
     watch = Watch("me", "/a", b"/a", b"t")
     index.add(watch)
     index.remove(watch)
-    assert not list(index.matching(Change("/a", True, ())))
+    assert not index.groups_at("/a")
+
+
+def test_a_watcher_comes_once_for_all_its_watches_of_a_path() -> None:
+    index: WatchIndex[str] = WatchIndex()
+    for number in range(128):
+        index.add(Watch("hoarder", "/", b"/", b"%d" % number))
+    index.add(Watch("other", "/a", b"/a", b"t"))
+    assert [(group.watcher, len(list(group.reached()))) for group in index.groups_at("/a/b")] == [
+        ("other", 1), ("hoarder", 128),
+    ]  # fmt: skip

@@ -44,8 +44,7 @@ def _read(request: Request) -> bytes:
 
 
 def _get_perms(request: Request) -> bytes:
-    (text,) = request.strings(1)
-    node = request.find(request.path(text, special=True), Access.READ)
+    node = request.find(request.single_path(special=True), Access.READ)
     return "".join(f"{entry}\0" for entry in node.permissions).encode()
 
 
@@ -54,19 +53,19 @@ def _write(request: Request) -> bytes:
     if not separator:
         raise request.refuse("EINVAL", "no value")
     path = request.path(text)
-    if _exists(request, path):
-        node = request.find(path, Access.WRITE)
-        _check_size(request, node, len(value) - len(node.value))
-        request.view.put(path, value, node.permissions)
-        request.server.changed(request, [change_of(request.view, path)])
-    else:
+    node = request.view.find(path)
+    if node is None:
         _create(request, path, value)
+        return OK
+    request.require(node, path, Access.WRITE)
+    _check_size(request, node, len(value) - len(node.value))
+    request.view.put(path, value, node.permissions)
+    request.server.written(request, path)
     return OK
 
 
 def _mkdir(request: Request) -> bytes:
-    (text,) = request.strings(1)
-    path = request.path(text)
+    path = request.single_path()
     if _exists(request, path):
         request.find(path, Access.WRITE)
     else:
@@ -75,8 +74,7 @@ def _mkdir(request: Request) -> bytes:
 
 
 def _rm(request: Request) -> bytes:
-    (text,) = request.strings(1)
-    path = request.path(text)
+    path = request.single_path()
     try:
         request.find(path, Access.WRITE)
     except RefusedError as refusal:
@@ -112,8 +110,7 @@ def _set_perms(request: Request) -> bytes:
 
 
 def _node(request: Request, needed: Access) -> Node:
-    (text,) = request.strings(1)
-    return request.find(request.path(text), needed)
+    return request.find(request.single_path(), needed)
 
 
 def _exists(request: Request, path: str) -> bool:
@@ -133,6 +130,8 @@ def _create(request: Request, path: str, value: bytes) -> None:
 
 
 def _check_size(request: Request, node: Node, growth: int) -> None:
+    if request.connection.privileged:
+        return
     quota = request.quota
     if exceeds(node.size_bytes + growth, quota.node_size):
         raise request.refuse("ENOSPC", f"a node of {node.size_bytes + growth} bytes")
@@ -322,29 +321,31 @@ def _decimal(number: int) -> bytes:
     return b"%d\0" % number
 
 
-OPERATIONS = {
-    MessageType.CONTROL: Operation(control.handle, privileged=True),
-    MessageType.DIRECTORY: Operation(_directory),
-    MessageType.DIRECTORY_PART: Operation(_directory_part),
-    MessageType.READ: Operation(_read),
-    MessageType.WRITE: Operation(_write),
-    MessageType.MKDIR: Operation(_mkdir),
-    MessageType.RM: Operation(_rm),
-    MessageType.GET_PERMS: Operation(_get_perms),
-    MessageType.SET_PERMS: Operation(_set_perms),
-    MessageType.WATCH: Operation(_watch, ignores_transaction=True),
-    MessageType.UNWATCH: Operation(_unwatch, ignores_transaction=True),
-    MessageType.RESET_WATCHES: Operation(_reset_watches, ignores_transaction=True),
-    MessageType.TRANSACTION_START: Operation(_transaction_start),
-    MessageType.TRANSACTION_END: Operation(_transaction_end),
-    MessageType.INTRODUCE: Operation(_introduce, privileged=True),
-    MessageType.RELEASE: Operation(_release, privileged=True),
-    MessageType.GET_DOMAIN_PATH: Operation(_get_domain_path),
-    MessageType.IS_DOMAIN_INTRODUCED: Operation(_is_domain_introduced, privileged=True),
-    MessageType.RESUME: Operation(_resume, privileged=True),
-    MessageType.SET_TARGET: Operation(_set_target, privileged=True),
-    MessageType.GET_FEATURE: Operation(_get_feature),
-    MessageType.SET_FEATURE: Operation(_set_feature, privileged=True),
-    MessageType.GET_QUOTA: Operation(_get_quota, privileged=True),
-    MessageType.SET_QUOTA: Operation(_set_quota, privileged=True),
-}
+_TABLE = (
+    Operation(MessageType.CONTROL, control.handle, privileged=True),
+    Operation(MessageType.DIRECTORY, _directory),
+    Operation(MessageType.DIRECTORY_PART, _directory_part),
+    Operation(MessageType.READ, _read),
+    Operation(MessageType.WRITE, _write),
+    Operation(MessageType.MKDIR, _mkdir),
+    Operation(MessageType.RM, _rm),
+    Operation(MessageType.GET_PERMS, _get_perms),
+    Operation(MessageType.SET_PERMS, _set_perms),
+    Operation(MessageType.WATCH, _watch, ignores_transaction=True),
+    Operation(MessageType.UNWATCH, _unwatch, ignores_transaction=True),
+    Operation(MessageType.RESET_WATCHES, _reset_watches, ignores_transaction=True),
+    Operation(MessageType.TRANSACTION_START, _transaction_start),
+    Operation(MessageType.TRANSACTION_END, _transaction_end),
+    Operation(MessageType.INTRODUCE, _introduce, privileged=True),
+    Operation(MessageType.RELEASE, _release, privileged=True),
+    Operation(MessageType.GET_DOMAIN_PATH, _get_domain_path),
+    Operation(MessageType.IS_DOMAIN_INTRODUCED, _is_domain_introduced, privileged=True),
+    Operation(MessageType.RESUME, _resume, privileged=True),
+    Operation(MessageType.SET_TARGET, _set_target, privileged=True),
+    Operation(MessageType.GET_FEATURE, _get_feature),
+    Operation(MessageType.SET_FEATURE, _set_feature, privileged=True),
+    Operation(MessageType.GET_QUOTA, _get_quota, privileged=True),
+    Operation(MessageType.SET_QUOTA, _set_quota, privileged=True),
+)
+
+OPERATIONS = {operation.kind: operation for operation in _TABLE}

@@ -42,13 +42,16 @@ def resolve(text: bytes, home: str, *, special: bool = False, length_max: int = 
         RefusedError: EINVAL, the text is no valid path.
     """
     absolute = home.encode() + b"/" + text if is_relative(text) else text
-    valid = _NODE.fullmatch(absolute) or (special and _SPECIAL.fullmatch(absolute))
-    if not valid or not text:
+    is_valid = _NODE.fullmatch(absolute) or (special and _SPECIAL.fullmatch(absolute))
+    if not is_valid or not text:
         raise RefusedError("EINVAL", "path", text.decode("ascii", "backslashreplace"))
     path = absolute.decode("ascii")
-    prefix = _HOME.match(path)
-    counted = len(path) - (prefix.end() if prefix else 0)
-    if len(path) > ABSOLUTE_PATH_MAX or (length_max and counted >= length_max):
+    if length_max and len(path) >= length_max:
+        prefix = _HOME.match(path)
+        is_long = len(path) - (prefix.end() if prefix else 0) >= length_max
+    else:
+        is_long = False
+    if is_long or len(path) > ABSOLUTE_PATH_MAX:
         raise RefusedError("EINVAL", "path", f"{path[:40]}... ({len(path)} bytes)")
     return path
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum
 
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.wire import RefusedError
@@ -18,7 +18,9 @@ DOMID_ANY = DomId(0x7FF5)
 """An entry for every domain; clients see it as feature `Feature.DOMID_ANY`."""
 
 
-class Access(IntFlag):
+class Access(IntEnum):
+    """Bits, but not an IntFlag: each node access tests one, and an IntFlag makes an object for each `&`."""
+
     NONE = 0
     READ = 1
     WRITE = 2

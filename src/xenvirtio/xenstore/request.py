@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from xenvirtio.xenstore.server import XenStoreServer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One request on its way through a handler."""
+    """One request on its way through a handler. Not changed; not frozen for the reason that `Message` is not."""
 
     server: XenStoreServer
     connection: Connection
@@ -55,6 +55,13 @@ class Request:
             raise self.refuse("EINVAL", f"{len(strings)} arguments")
         return strings
 
+    def single_path(self, *, special: bool = False) -> str:
+        """Return the absolute path that is the only argument."""
+        payload = self.payload
+        if not payload or payload.find(b"\0") != len(payload) - 1:
+            raise self.refuse("EINVAL", "not one path that ends in NUL")
+        return self.path(payload[:-1], special=special)
+
     def path(self, text: bytes, *, special: bool = False) -> str:
         """Return the absolute path of what the caller wrote."""
         bound = RELATIVE_PATH_MAX if self.connection.privileged else self.quota.path_max
@@ -65,6 +72,11 @@ class Request:
         if self.connection.privileged:
             return True
         return access_of(permissions, self.connection.speaks_for) & needed == needed
+
+    def require(self, node: Node, path: str, needed: Access) -> None:
+        """Raises RefusedError: EACCES."""
+        if not self.permits(node.permissions, needed):
+            raise self.refuse("EACCES", path)
 
     def refuse(self, name: str, reason: str) -> RefusedError:
         return RefusedError(name, self.operation.name, reason)
@@ -78,8 +90,7 @@ class Request:
         """
         node = self.view.find(path)
         if node is not None:
-            if not self.permits(node.permissions, needed):
-                raise self.refuse("EACCES", path)
+            self.require(node, path, needed)
             return node
         if is_special(path):
             raise self.refuse("ENOENT", path)
@@ -97,6 +108,7 @@ class Handler(Protocol):
 class Operation:
     """How an operation is served."""
 
+    kind: MessageType
     handler: Handler
     privileged: bool = False
     ignores_transaction: bool = False

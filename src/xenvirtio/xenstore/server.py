@@ -21,8 +21,8 @@ from xenvirtio.xenstore.quota import UNLIMITED, Quota, WriteRate, exceeds
 from xenvirtio.xenstore.recorder import NoRecorder, Recorder
 from xenvirtio.xenstore.request import Operation, Request
 from xenvirtio.xenstore.transaction import StaleTransaction, Transaction
-from xenvirtio.xenstore.tree import Change, Tree, View, remove
-from xenvirtio.xenstore.watch import Watch, WatchIndex
+from xenvirtio.xenstore.tree import Change, Tree, View, change_of, remove
+from xenvirtio.xenstore.watch import Group, Watch, WatchIndex
 from xenvirtio.xenstore.wire import PAYLOAD_MAX, Feature, Message, MessageType, RefusedError, error_payload
 
 EVENT_LIFETIME_S = 20.0
@@ -171,23 +171,22 @@ class XenStoreServer:
         try:
             payload = self._execute(operation, connection, message)
             if len(payload) > PAYLOAD_MAX:
-                raise RefusedError("E2BIG", MessageType(message.type).name)
+                raise RefusedError("E2BIG", operation.kind.name)
         except RefusedError as refusal:
             return Message(MessageType.ERROR, message.request_id, message.transaction_id, error_payload(refusal.name))
         return Message(message.type, message.request_id, message.transaction_id, payload)
 
     def _execute(self, operation: Operation, connection: Connection, message: Message) -> bytes:
-        kind = MessageType(message.type)
         if operation.privileged and not connection.privileged:
-            raise RefusedError("EACCES", kind.name)
+            raise RefusedError("EACCES", operation.kind.name)
         transaction: Transaction | None = None
         number = 0 if operation.ignores_transaction else message.transaction_id
         if number:
             transaction = connection.transactions.get(number)
             if transaction is None:
-                raise RefusedError("ENOENT", kind.name, f"transaction {number}")
+                raise RefusedError("ENOENT", operation.kind.name, f"transaction {number}")
         view: View = self.tree if transaction is None else transaction
-        request = Request(self, connection, kind, message.payload, view, transaction, number)
+        request = Request(self, connection, operation.kind, message.payload, view, transaction, number)
         try:
             return operation.handler(request)
         except RefusedError as refusal:
@@ -222,6 +221,15 @@ class XenStoreServer:
         if self.open_transactions:
             self._charge(request.connection)
         self.fire(changes)
+
+    def written(self, request: Request, path: str) -> None:
+        """As `changed`, for a node that is there: who may see it is only looked up when somebody watches."""
+        if request.transaction is not None or self.open_transactions:
+            self.changed(request, [change_of(request.view, path)])
+            return
+        groups = self.watches.groups_at(path)
+        if groups:
+            self._queue_events(groups, change_of(self.tree, path))
 
     def start_transaction(self, connection: Connection) -> int:
         """Return the number of a new transaction of this connection."""
@@ -266,8 +274,12 @@ class XenStoreServer:
     def fire(self, changes: Iterable[Change]) -> None:
         """Queue an event for each watch that matches and whose client may read there."""
         for change in changes:
-            for watch in self.watches.matching(change):
-                if _may_see(watch.watcher, change.readable_by):
+            self._queue_events(self.watches.groups_at(change.path, subtree=change.subtree_watches), change)
+
+    def _queue_events(self, groups: Iterable[Group[Connection]], change: Change) -> None:
+        for group in groups:
+            if _may_see(group.watcher, change.readable_by):
+                for watch in group.reached():
                     self._undelivered.append((watch.watcher, watch.event_path(change.path), watch.token))
 
     # -- the life of domains
@@ -360,6 +372,8 @@ class XenStoreServer:
             self._rate.charge(connection.domid, self._clock())
 
     def _deliver(self) -> None:
+        if not self._undelivered:
+            return
         now_s = self._clock()
         for connection, path, token in self._undelivered:
             if not connection.is_closed:
@@ -380,4 +394,5 @@ _INITIAL_TREE: tuple[tuple[str, tuple[str, ...]], ...] = (
 def _may_see(connection: Connection, lists: Iterable[Permissions]) -> bool:
     if connection.privileged:
         return True
-    return any(access_of(permissions, connection.speaks_for) & Access.READ for permissions in lists)
+    speaks_for = connection.speaks_for
+    return any(access_of(permissions, speaks_for) & Access.READ for permissions in lists)

@@ -161,10 +161,13 @@ class Tree:
         self._account(node, 1)
 
     def _replace(self, path: str, node: Node, value: bytes, permissions: Permissions) -> None:
+        if node.permissions is permissions:  # what nearly every write does: the size is all that changes
+            self._owned_bytes[permissions[0].domid] += len(value) - len(node.value)
+            node.value = value
+            return
         self._account(node, -1)
-        if node.permissions is not permissions:
-            self._unindex(path, node.permissions)
-            self._index(path, permissions)
+        self._unindex(path, node.permissions)
+        self._index(path, permissions)
         node.value = value
         node.permissions = permissions
         self._account(node, 1)
@@ -210,14 +213,9 @@ class Change:
 
 def change_of(view: View, path: str, *former: Permissions) -> Change:
     """Return the change at a node that exists."""
-    return Change(path, True, tuple(_lists(view, path)) + former)
-
-
-def _lists(view: View, path: str) -> Iterator[Permissions]:
-    for place in (path, parent(path)):
-        node = view.find(place) if place is not None else None
-        if node is not None:
-            yield node.permissions
+    directory = parent(path)
+    nodes = (view.find(path), view.find(directory) if directory is not None else None)
+    return Change(path, True, tuple([node.permissions for node in nodes if node is not None]) + former)
 
 
 def missing_directories(view: View, path: str) -> tuple[str, list[str]]:

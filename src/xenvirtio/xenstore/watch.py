@@ -1,13 +1,16 @@
-"""Watches, found by path: firing costs the depth of the path plus the matches, however many watches there are."""
+"""Watches, found by path: firing costs the depth of the path plus the matches, however many watches there are.
+
+Where several connections watch one path, each is a step; one that may not see the change costs no more than that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Generic, TypeVar
 
 from xenvirtio.xenstore.path import ancestry
-from xenvirtio.xenstore.tree import Change
 
 Watcher = TypeVar("Watcher")
 
@@ -27,28 +30,49 @@ class Watch(Generic[Watcher]):
         return self.registered + path[len(self.path) :].encode()
 
 
+@dataclass(slots=True)
+class Group(Generic[Watcher]):
+    """One watcher's watches of one path. Whether it may see a change is asked once for all of them: a guest that
+    watches `/` with all it has would otherwise cost each write of everybody as many checks."""
+
+    watcher: Watcher
+    watches: Iterable[Watch[Watcher]]
+    distance: int
+    """How far above the changed node their path is."""
+
+    def reached(self) -> Iterable[Watch[Watcher]]:
+        """Those whose depth reaches the change."""
+        return [watch for watch in self.watches if watch.depth is None or self.distance <= watch.depth]
+
+
 class WatchIndex(Generic[Watcher]):
     """All watches of all connections."""
 
     def __init__(self) -> None:
-        self._by_path: dict[str, dict[Watch[Watcher], None]] = {}
+        self._by_path: dict[str, dict[Watcher, dict[Watch[Watcher], None]]] = {}
 
     def add(self, watch: Watch[Watcher]) -> None:
-        self._by_path.setdefault(watch.path, {})[watch] = None
+        self._by_path.setdefault(watch.path, {}).setdefault(watch.watcher, {})[watch] = None
 
     def remove(self, watch: Watch[Watcher]) -> None:
         here = self._by_path[watch.path]
-        del here[watch]
-        if not here:
-            del self._by_path[watch.path]
+        of_watcher = here[watch.watcher]
+        del of_watcher[watch]
+        if not of_watcher:
+            del here[watch.watcher]
+            if not here:
+                del self._by_path[watch.path]
 
-    def matching(self, change: Change) -> Iterable[Watch[Watcher]]:
-        """Return the watches whose path, or a directory of it within their depth, has changed."""
-        places = ancestry(change.path) if change.subtree_watches else [change.path]
-        for distance, place in enumerate(places):
-            for watch in self._by_path.get(place, ()):
-                if watch.depth is None or distance <= watch.depth:
-                    yield watch
+    def groups_at(self, path: str, *, subtree: bool = True) -> list[Group[Watcher]]:
+        """Return who may have to be told of a change of a node: those who watch its path and, with `subtree`, a
+        directory of it. `Group.reached` are those of its watches that are not too shallow."""
+        places = ancestry(path) if subtree else [path]
+        return [
+            Group(watcher, watches, distance)
+            for distance, place in enumerate(places)
+            if place in self._by_path
+            for watcher, watches in self._by_path[place].items()
+        ]
 
     def special_events(self, name: str, domid: int) -> Iterable[tuple[Watch[Watcher], bytes]]:
         """Return who learns that a domain came or went, and the event path of each.
@@ -56,7 +80,10 @@ class WatchIndex(Generic[Watcher]):
         A plain watch of `@releaseDomain` is not told which domain; one with a depth of 1 or more, or of
         `@releaseDomain/<domid>`, is.
         """
-        for watch in self._by_path.get(name, ()):
+        for watch in self._at(name):
             yield watch, (f"{name}/{domid}" if watch.depth else name).encode()
-        for watch in self._by_path.get(f"{name}/{domid}", ()):
+        for watch in self._at(f"{name}/{domid}"):
             yield watch, watch.registered
+
+    def _at(self, path: str) -> Iterable[Watch[Watcher]]:
+        return chain.from_iterable(self._by_path.get(path, {}).values())

@@ -71,9 +71,12 @@ class RefusedError(XenStoreError):
     """A request that the server answers with ERROR. `name` is one of `ERROR_NAMES`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
-    """One message in either direction. `type` may be a number that `MessageType` does not know."""
+    """One message in either direction. `type` may be a number that `MessageType` does not know.
+
+    Nobody changes one. It is not frozen, since a frozen one costs four times as much to make, twice for each request.
+    """
 
     type: int
     request_id: int
