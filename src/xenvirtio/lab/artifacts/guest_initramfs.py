@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from xenvirtio.lab.artifacts.tree import add_tree, libraries_of, unpack_tree
-from xenvirtio.lab.cpio import CpioWriter, read_executable
 from xenvirtio.lab.paths import artifact, key_of
 from xenvirtio.lab.process import run_logged
+from xenvirtio.static.cpio import CpioWriter
 
 _RECIPE = "2"
 _PACKAGES = ("busybox-static", "e2fsprogs")
@@ -95,7 +95,7 @@ def _build_tools(result: Path, scratch: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.write_bytes(read_executable(source))
+    target.write_bytes(source.resolve(strict=True).read_bytes())
     target.chmod(0o755)
 
 

@@ -14,8 +14,8 @@ from xenvirtio.lab.artifacts.guest_initramfs import (
 )
 from xenvirtio.lab.artifacts.image import make_ext4
 from xenvirtio.lab.artifacts.linux import build_linux
-from xenvirtio.lab.cpio import CpioWriter
 from xenvirtio.lab.paths import artifact, forget_old, key_of
+from xenvirtio.static.cpio import CpioWriter
 
 _RECIPE = "1"
 _SIZE_MIB = 256

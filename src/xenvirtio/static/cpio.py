@@ -6,9 +6,8 @@ Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst.
 from __future__ import annotations
 
 import gzip
-import os
+import posixpath
 import stat
-from pathlib import Path
 
 
 class CpioWriter:
@@ -26,23 +25,23 @@ class CpioWriter:
         """Add a folder (mode 0755), once."""
         if path in ("", ".") or path in self._folders:
             return
-        self.folder(os.path.dirname(path))
+        self.folder(posixpath.dirname(path))
         self._folders.add(path)
         self._entry(path, stat.S_IFDIR | 0o755, b"")
 
     def file(self, path: str, data: bytes, *, executable: bool = False) -> None:
         """Add a regular file."""
-        self.folder(os.path.dirname(path))
+        self.folder(posixpath.dirname(path))
         self._entry(path, stat.S_IFREG | (0o755 if executable else 0o644), data)
 
     def link(self, path: str, target: str) -> None:
         """Add a symbolic link."""
-        self.folder(os.path.dirname(path))
+        self.folder(posixpath.dirname(path))
         self._entry(path, stat.S_IFLNK | 0o777, target.encode())
 
     def character_device(self, path: str, major: int, minor: int) -> None:
         """Add a device node; no privilege is needed, only the archive names it."""
-        self.folder(os.path.dirname(path))
+        self.folder(posixpath.dirname(path))
         self._entry(path, stat.S_IFCHR | 0o600, b"", major, minor)
 
     def finish(self) -> bytes:
@@ -57,7 +56,3 @@ class CpioWriter:
         header = b"070701" + b"".join(b"%08x" % field for field in fields)
         self._parts += [header, name, bytes(-(len(header) + len(name)) % 4), data, bytes(-len(data) % 4)]
 
-
-def read_executable(path: Path) -> bytes:
-    """A program's bytes, following links; here so that a missing one is named."""
-    return path.resolve(strict=True).read_bytes()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gzip
 
-from xenvirtio.lab.cpio import CpioWriter
+from xenvirtio.static.cpio import CpioWriter
 
 
 def test_an_archive_holds_folders_files_links_and_devices_in_order() -> None:
