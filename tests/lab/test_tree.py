@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 
 from xenvirtio.lab.artifacts.tree import add_tree
-from xenvirtio.lab.cpio import CpioWriter
+from xenvirtio.static.cpio import CpioWriter
 
 
 def test_a_folder_goes_into_an_archive_as_it_is(tmp_path: Path) -> None:

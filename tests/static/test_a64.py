@@ -66,8 +66,7 @@ def with_labels() -> tuple[str, bytes]:
 def assembled(text: str, folder: Path) -> bytes:
     (folder / "x.s").write_text(text)
     subprocess.run(["aarch64-linux-gnu-as", "-o", folder / "x.o", folder / "x.s"], check=True)
-    command: list[str | Path] = ["aarch64-linux-gnu-objcopy", "-O", "binary", "-j", ".text", folder / "x.o", folder / "x.bin"]
-    subprocess.run(command, check=True)
+    subprocess.run(["aarch64-linux-gnu-objcopy", "-O", "binary", "-j.text", "x.o", "x.bin"], check=True, cwd=folder)
     return (folder / "x.bin").read_bytes()
 
 

@@ -12,8 +12,8 @@ from xenvirtio.lab.artifacts.bytecode import byte_code_input, compile_tree
 from xenvirtio.lab.artifacts.engine import package_inputs, put_package
 from xenvirtio.lab.artifacts.guest_initramfs import add_guest_base, guest_base_inputs
 from xenvirtio.lab.artifacts.tree import add_tree, libraries_of, unpack_tree
-from xenvirtio.lab.cpio import CpioWriter
 from xenvirtio.lab.paths import artifact, forget_old, key_of
+from xenvirtio.static.cpio import CpioWriter
 
 _RECIPE = "1"
 _PACKAGES = ("python3-minimal", "libpython3.13-stdlib")

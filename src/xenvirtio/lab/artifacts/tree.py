@@ -9,8 +9,8 @@ from pathlib import Path
 
 from xenvirtio.errors import ResourceError
 from xenvirtio.lab.apt import open_archive, unpack
-from xenvirtio.lab.cpio import CpioWriter
 from xenvirtio.lab.process import output_of
+from xenvirtio.static.cpio import CpioWriter
 
 _LIBRARY_FOLDERS = ("usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu", "usr/lib", "lib")
 
