@@ -33,7 +33,7 @@ def test_domains_as_xen_lists_them() -> None:
             .open_foreign_memory(crashed.domid)
             .map_frames(crashed.domid, [Gfn(0x40000)], writable=False)[0]
         ):
-            host.destroy_domain(crashed.domid)
+            control.destroy(crashed.domid)
             assert control.domains()[2].is_dying
         assert [info.domid for info in control.domains()] == [0, guest.domid]
 

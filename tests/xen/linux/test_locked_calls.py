@@ -52,6 +52,7 @@ def test_layouts_of_the_installed_headers(measure: Measure) -> None:
         "sizeof(((struct xen_domctl_max_mem *)0)->max_memkb)": 8,
         "sizeof(struct xen_domctl_setdomainhandle)": 16,
         "XEN_DOMCTL_getdomaininfo": locked_calls.DOMCTL_GETDOMAININFO,
+        "XEN_DOMCTL_destroydomain": locked_calls.DOMCTL_DESTROYDOMAIN,
         "XEN_DOMCTL_max_mem": locked_calls.DOMCTL_MAX_MEM,
         "XEN_DOMCTL_setdomainhandle": locked_calls.DOMCTL_SETDOMAINHANDLE,
         "XEN_SYSCTL_getdomaininfolist": locked_calls.SYSCTL_GETDOMAININFOLIST,
@@ -114,6 +115,7 @@ class FakeXen:
         self.populate_answer = 1
         self.table = ctypes.create_string_buffer(4096)
         self.open_maps = 0
+        self.destroys = 0
 
     def __getattr__(self, name: str) -> object:
         return getattr(libc, name)
@@ -190,6 +192,11 @@ class FakeXen:
                 return -errno.ESRCH
             record = self._record(domid)
             ctypes.memmove(argument + 16, record, len(record))
+        elif command == 2:
+            self.destroys += 1
+            if self.destroys < 3:
+                return -errno.EAGAIN
+            del self.domains[domid]
         elif command == 11:
             (self.max_kib,) = struct.unpack("<Q", ctypes.string_at(argument + 16, 8))
         else:
@@ -284,6 +291,14 @@ def test_params_pages_and_grants(open_control: Open) -> None:
     control.close()
     control.close()
     assert xen.open_maps == 0
+
+
+def test_a_domain_is_taken_apart_until_xen_is_done(open_control: Open) -> None:
+    xen = FakeXen()
+    control = open_control(xen)
+    control.destroy(DomId(1))
+    assert xen.destroys == 3
+    assert [info.domid for info in control.domains()] == [0, 4]
 
 
 def test_a_vcpu_less_domain_has_none(open_control: Open) -> None:

@@ -60,6 +60,14 @@ def _living(host: EmulatedHost, request: Message) -> Domain:
     return domain
 
 
+def _destroy(host: EmulatedHost, request: Message) -> Message:
+    domain = _existing(host, request)
+    if domain.domid == 0:
+        raise Refusal(errno.EINVAL)
+    host.destroy_domain(domain.domid)
+    return Message()
+
+
 def _hvm_param(host: EmulatedHost, request: Message) -> Message:
     return Message(values={"value": _existing(host, request).hvm_params.get(_index(request), 0)})
 
@@ -103,6 +111,7 @@ def _seed_grant(host: EmulatedHost, request: Message) -> Message:
 CONTROL_OPERATIONS: dict[str, Callable[[EmulatedHost, Message], Message]] = {
     "xen_version": _version,
     "list_domains": _list,
+    "destroy_domain": _destroy,
     "hvm_param": _hvm_param,
     "set_hvm_param": _set_hvm_param,
     "set_handle": _set_handle,
@@ -145,6 +154,9 @@ class EmulatedDomainControl:
                 self._call("list_domains", {}).raw
             )
         ]
+
+    def destroy(self, domid: DomId) -> None:
+        self._call("destroy_domain", {"domid": domid})
 
     def hvm_param(self, domid: DomId, index: HvmParam) -> int:
         return self._call("hvm_param", {"domid": domid, "index": index}).values["value"]

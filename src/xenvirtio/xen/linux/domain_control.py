@@ -35,6 +35,9 @@ class LinuxDomainControl:
     def domains(self) -> list[DomainInfo]:
         return self._locked.domains()
 
+    def destroy(self, domid: DomId) -> None:
+        self._locked.destroy(domid)
+
     def hvm_param(self, domid: DomId, index: HvmParam) -> int:
         return stable_calls.hvm_param(self._calls, domid, index)
 

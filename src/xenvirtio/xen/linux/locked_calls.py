@@ -2,7 +2,7 @@
 
 One row of `LAYOUTS` per release says what differs; between 4.17 and 4.22 that is only the two version numbers, as
 far as the calls made here are concerned. A release is added by comparing its headers with these: compile
-tests/xen/linux/test_locked_calls.py against them, and see how do_domctl treats the three commands.
+tests/xen/linux/test_locked_calls.py against them, and see how do_domctl treats the commands.
 
 Source: xen/include/public/{domctl.h,sysctl.h} of stable-4.17 to stable-4.22.
 """
@@ -20,6 +20,7 @@ from xenvirtio.ids import DomId
 from xenvirtio.xen.capabilities import HANDLE_BYTES, DomainInfo, XenVersion
 from xenvirtio.xen.linux.hypercall import Hypercalls, Number
 
+DOMCTL_DESTROYDOMAIN = 2
 DOMCTL_GETDOMAININFO = 5
 DOMCTL_MAX_MEM = 11
 DOMCTL_SETDOMAINHANDLE = 17
@@ -165,6 +166,15 @@ class LockedCalls:
         if info.domid != domid:  # 4.17 answers with the next domain that there is
             raise HypervisorError("get_domain_info", errno.ESRCH, domid=domid)
         return info
+
+    def destroy(self, domid: DomId) -> None:
+        while True:
+            try:
+                self._domctl("destroy_domain", domid, DOMCTL_DESTROYDOMAIN, b"")
+                return
+            except HypervisorError as error:
+                if error.errno != errno.EAGAIN:  # Xen takes a domain apart piece by piece
+                    raise
 
     def set_max_memory(self, domid: DomId, pages: int) -> None:
         self._domctl("raise_max_memory", domid, DOMCTL_MAX_MEM, (pages * _PAGE_KIB).to_bytes(8, "little"))
