@@ -25,7 +25,7 @@ from xenvirtio.static.description import (
     Yocto,
 )
 from xenvirtio.static.host import PLATFORM_MEMORY_BYTES, PLATFORMS, Host, HostDevice, known_host
-from xenvirtio.static.plan import ARGO_PORT_MAX, DOMID_MAX, Transport
+from xenvirtio.static.plan import ARGO_PORT_MAX, DOMID_MAX, SPI_FIRST, SPI_LAST, Transport
 from xenvirtio.static.span import Span
 from xenvirtio.static.xen_version import OLDEST, XenVersion, parse_xen_version
 from xenvirtio.toml_table import Check, Table, between, load_toml, one_of, parse_address, parse_toml
@@ -53,7 +53,7 @@ def load_description(path: Path) -> Description:
     Raises:
         ConfigurationError: unreadable, or a key, value or reference that is not allowed.
     """
-    return _description(load_toml(path), path.name)
+    return _description(load_toml(path), str(path))
 
 
 def parse_description(text: str, source: str = "system.toml") -> Description:
@@ -66,11 +66,11 @@ def _description(top: Table, source: str) -> Description:
     if system is None:
         raise ConfigurationError(top.where, "table 'system' is missing", "it gives name, xen and platform")
     domains = _domains(top)
+    _refuse_twice(top.where, [(domain.where, domain.name) for domain in domains])
     names = [domain.name for domain in domains]
     regions = [_region(table, names) for table in _tables(top, "region")]
     channels = [_channel(table, names) for table in _tables(top, "channel")]
     devices = [_device(table, names) for table in _tables(top, "device")]
-    _refuse_twice(top.where, [(domain.where, domain.name) for domain in domains])
     _refuse_twice(top.where, [(region.where, region.id) for region in regions])
     _refuse_twice(top.where, [(channel.where, channel.name) for channel in channels])
     _refuse_twice(top.where, [(device.where, device.name) for device in devices])
@@ -117,7 +117,7 @@ def _refuse_twice(source: str, entries: Sequence[tuple[str, str]]) -> None:
 def _place(table: Table, name: str) -> str:
     """The place of a table in findings, and from here on in its own errors: `region[1] "ring1"`."""
     table.where = f'{table.where} "{name}"'
-    return table.where.partition(": ")[2]
+    return table.where.rpartition(": ")[2]
 
 
 def _xen_version(system: Table) -> XenVersion:
@@ -143,6 +143,7 @@ def _host(system: Table, table: Table | None) -> Host:
         gic_version=table.need("gic_version", int, check=between(2, 3)),
         gic=tuple(HostDevice(f"GIC {n}", span) for n, span in enumerate(_spans(table, "gic"))),
         uart=next((HostDevice("UART", span) for span in _spans(table, "uart")), None),
+        uart_irq=table.optional("uart_irq", int, check=between(SPI_FIRST, SPI_LAST)),
         early=tuple(HostDevice("what the boot loader placed", span) for span in _spans(table, "loaded")),
         console=table.get("console", str, "", check=_line),
     )
@@ -175,7 +176,6 @@ def _dom0(table: Table) -> Domain:
         domid=0,
         vpl011=False,
         direct_map=True,
-        view=_enum(table, "view", View, View.DEVMEM),
         files=_files(table),
     )
     table.finish()

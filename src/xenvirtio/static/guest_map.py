@@ -55,6 +55,13 @@ def _host_windows(host: Host, *, uart: bool = True) -> list[Window]:
     return [Window(f"the host's {device.name}", device.span) for device in devices]
 
 
+def vpl011_irq(domain: Domain, host: Host) -> int | None:
+    """GIC INTID of the domain's emulated UART; a direct-mapped domain has the host's."""
+    if domain.is_dom0 or not domain.vpl011:
+        return None
+    return host.uart_irq if domain.direct_map else VPL011_SPI
+
+
 def ram(domain: Domain) -> list[Span]:
     """Where the domain's RAM lies; empty for dom0, whose RAM Xen places.
 

@@ -24,8 +24,10 @@ class Host:
     gic_version: int
     gic: tuple[HostDevice, ...]
     uart: HostDevice | None = None
+    uart_irq: int | None = None
+    """GIC INTID of the UART: a direct-mapped domain with vpl011 has it at this number."""
     early: tuple[HostDevice, ...] = ()
-    first_module: int = 0
+    first_module: int | None = None
     """Where boot modules are loaded from, unless the description says."""
     console: str = ""
     """stdout-path of the host tree; empty leaves what the tree has."""
@@ -33,7 +35,7 @@ class Host:
 
 MIB = 1 << 20
 
-_QEMU_EARLY = (HostDevice("Xen and the device tree, as QEMU loads them", Span(0x4000_0000, 0x900_0000)),)
+_QEMU_EARLY = (HostDevice("QEMU's Xen and device tree", Span(0x4000_0000, 0x900_0000)),)
 _QEMU_UART = HostDevice("UART", Span(0x900_0000, 0x1000))
 
 
@@ -54,6 +56,7 @@ def _qemu_virt(where: str, memory_bytes: int, gic_version: int) -> Host:
         gic_version=gic_version,
         gic=gic,
         uart=_QEMU_UART,
+        uart_irq=33,
         early=_QEMU_EARLY,
         first_module=0x4900_0000,
         console="/pl011@9000000",

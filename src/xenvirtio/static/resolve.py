@@ -25,7 +25,7 @@ from xenvirtio.static.description import (
     Domain,
     RegionDescription,
 )
-from xenvirtio.static.guest_map import VIRTIO_SLOT_BYTES, VIRTIO_SPI_FIRST, VIRTIO_WINDOW, ram, xen_windows
+from xenvirtio.static.guest_map import VIRTIO_SLOT_BYTES, VIRTIO_SPI_FIRST, VIRTIO_WINDOW, ram, vpl011_irq, xen_windows
 from xenvirtio.static.plan import Transport
 from xenvirtio.static.span import Span, round_up
 from xenvirtio.static.system import ChannelEnd, ChannelPair, SharedRegion, System, SystemDevice
@@ -198,6 +198,8 @@ def _devices(description: Description) -> list[SystemDevice]:
     devids = {name: _Numbers(0) for name in names}
     bases = {name: _Numbers(VIRTIO_WINDOW.address, VIRTIO_SLOT_BYTES) for name in names}
     irqs = {name: _Numbers(VIRTIO_SPI_FIRST) for name in names}
+    for domain in description.domains:
+        irqs[domain.name].take(vpl011_irq(domain, description.host) or 0)
     argo_ports = _Numbers(ARGO_PORT_FIRST)
     for device in description.devices:
         for numbers, said in (

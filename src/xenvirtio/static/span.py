@@ -30,7 +30,7 @@ class Span:
         return self.address <= other.address and other.end <= self.end
 
     def __str__(self) -> str:
-        return f"{self.address:#x}-{max(self.end - 1, self.address):#x}"
+        return f"{self.address:#010x}-{max(self.end - 1, self.address):#010x}"
 
 
 def size_text(size_bytes: int) -> str:

@@ -35,14 +35,13 @@ def parse_xen_version(text: str) -> XenVersion | None:
 class Feature(Enum):
     """A feature: the first Xen that has it, and what it is called."""
 
-    STATIC_MEMORY = (XenVersion(4, 16), "static memory (xen,static-mem)")
-    STATIC_CHANNELS = (XenVersion(4, 17), "static event channels")
-    STATIC_REGIONS = (XenVersion(4, 17), "static shared memory")
     GRANT_LIMITS = (XenVersion(4, 18), "a grant table limit per domain")
     HEAP_REGIONS = (XenVersion(4, 19), "shared memory from Xen's heap")
-    CAPABILITIES = (XenVersion(4, 21), "capabilities of a domain without toolstack")
+    CAPABILITIES = (XenVersion(4, 21), "capabilities of a domain that Xen builds")
     LEGACY_XENSTORE = (XenVersion(4, 21), 'enhanced = "legacy"')
     UNMAPPED_READS = (XenVersion(4, 21), "trap_unmapped_accesses = false")
+    SPLIT_STATIC_MEMORY = (XenVersion(4, 22), "static memory that crosses from the guest's first bank to the second")
+    """Before, allocate_static_memory() counts only what lies in the second bank, and panics over the sum."""
 
     @property
     def since(self) -> XenVersion:

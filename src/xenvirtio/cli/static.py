@@ -1,0 +1,58 @@
+"""`xenvirtio static`: a statically partitioned system from one description."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """\
+Statically partitioned systems: Xen builds all domains at boot, from a device tree, without a toolstack. One description
+says which domains, memory, shared regions, event channels and virtio devices there are.
+
+  xenvirtio static check system.toml         # what is wrong with it, before anybody boots it
+"""
+
+FILE_HELP = "the description; docs/static.md has every key"
+
+CHECK_DESCRIPTION = """\
+Check a description: overlaps in each domain's addresses (a direct-mapped domain has the host's) and on the host, Xen's
+own windows, channels that contradict each other, sums of memory, names and numbers, and what the Xen it is for lacks.
+Each line names both places that do not fit together.
+
+Kernels and ramdisks that lie beside the description are placed as `static build` does, so that their sizes count too.
+"""
+
+CHECK_EPILOG = """\
+error    Xen refuses it or panics, or two parts destroy each other
+warning  works under conditions that the line names
+note     what to know
+
+Exit codes: 0 no errors (with --strict: no warnings either), 1 some, 2 not a description: the line says which key.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    static = subparsers.add_parser(
+        "static",
+        help="a statically partitioned system from one description",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = static.add_subparsers(dest="static_command", metavar="COMMAND", required=True)
+    check = commands.add_parser(
+        "check",
+        help="what is wrong with a description",
+        description=CHECK_DESCRIPTION,
+        epilog=CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    check.add_argument("--strict", action="store_true", help="fail for warnings as well")
+    check.add_argument("--format", choices=("text", "json"), default="text", help="json: one object with ok, findings")
+    check.set_defaults(run=run_check)
+
+
+def run_check(options: argparse.Namespace) -> int:
+    from xenvirtio.cli.static_check import run
+
+    return run(options)
