@@ -11,6 +11,7 @@ ENGINE_MODULES: tuple[str, ...] = (
     "xenvirtio.virtqueue.driver",
     "xenvirtio.virtio.registers",
     "xenvirtio.virtio.queue_runner",
+    "xenvirtio.virtio.transports.msg_region",
     "xenvirtio.ioreq.pump",
     "xenvirtio.devices.block.engine",
 )

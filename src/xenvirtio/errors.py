@@ -3,6 +3,7 @@
     XenvirtioError                 never raised itself
       GuestError                   the driver or guest broke a rule    -> DEVICE_NEEDS_RESET, others go on
       PeerProtocolError            a XenStore or vhost-user peer did   -> that connection is closed
+        SessionLostError           the peer of a shared channel has started anew -> begin again with it
       HypervisorError              a hypercall or ioctl failed         -> carries operation, domid, errno
       XenStoreError                the XenStore server said no         -> carries the error name and path
       ResourceError                a file, tap or pty failed           -> a status byte to the driver
@@ -36,6 +37,10 @@ class GuestError(XenvirtioError):
 
 class PeerProtocolError(XenvirtioError):
     """The other end of a byte stream sent something that no correct peer sends; close that connection."""
+
+
+class SessionLostError(PeerProtocolError):
+    """The other end of a message channel went away or started anew: nothing of the old session holds any more."""
 
 
 class HypervisorError(XenvirtioError):
