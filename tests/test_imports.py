@@ -23,7 +23,12 @@ SOURCE = Path(__file__).parent.parent / "src" / "xenvirtio"
 
 GROUND = {"errors", "ids", "toml_table", "interpreted", "memory.raw", "memory.buffer"}
 
-WIRING = {"cli", "control", "daemon", "lab", "doctor", "sandbox", "__init__", "__main__", "_build", "_engine_choice"}
+WIRING = {"cli", "control", "daemon", "frontend", "lab", "doctor", "sandbox"} | {
+    "__init__",
+    "__main__",
+    "_build",
+    "_engine_choice",
+}
 
 MAY_IMPORT: dict[str, set[str]] = {
     # cores

@@ -46,6 +46,9 @@ class Events:
     def bind_virq(self, virq: int) -> EventPort:
         raise NotImplementedError
 
+    def bind_static(self, port: EventPort) -> EventPort:
+        raise NotImplementedError
+
     def unbind(self, port: EventPort) -> None:
         raise NotImplementedError
 

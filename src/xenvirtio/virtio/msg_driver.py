@@ -5,8 +5,9 @@
     driver = MsgDriver(bus, 0)
     driver.probe(); driver.negotiate(...); driver.setup_queue(...); driver.driver_ok()
 
-For tests and user-space frontends, in one thread. Every method may raise SessionLostError: the device's end went away or
-started anew, and everything from `connect` on has to be done again.
+For tests and user-space frontends, in one thread. Every method may raise SessionLostError: the device's end went away
+or started anew, and everything from `connect` on has to be done again. What the other end sends is bounded before it is
+kept, and every wait for it has an end.
 
 Source: virtio-msg RFC v3 (see `transports.msg_layout`).
 """
@@ -31,6 +32,15 @@ RESPONSE_TIMEOUT_S = 10.0
 CONFIG_BYTES_AT_ONCE = MESSAGE_BYTES_MAX - HEADER.size - layout.CONFIG_DATA.size
 RETRIES = 100
 """Attempts at a configuration that changes under the reader's hands."""
+
+MESSAGES_AT_ONCE = 256
+"""How many messages are taken in before the caller goes on: a flood never ends."""
+
+EVENTS_MAX = 1024
+"""Different events kept for the owner, who knows a handful of devices and queues."""
+
+MAP_BITS = 512
+"""Device numbers asked for at once."""
 
 Wait = Callable[[float], None]
 """Blocks until the other end may have done something, at most that many seconds."""
@@ -81,6 +91,7 @@ class DriverBus:
                 why = self._link.problem or "is it running, and configured for this domain?"
                 raise ResourceError(f"the device's end of the bus has not answered within {timeout_s:g} s: {why}")
             self._wait(left)
+            self._link.remind()
         self.used.clear()
         self.config_events.clear()
         self.removed.clear()
@@ -96,10 +107,10 @@ class DriverBus:
         self._send(Message(number, payload, device, self._token, is_bus), deadline)
         while True:
             message = self._receive()
+            left = deadline - self._clock()
+            if left <= 0 and (message is None or not message.is_response):
+                raise PeerProtocolError(f"no answer to message {number:#x} within {RESPONSE_TIMEOUT_S:g} s")
             if message is None:
-                left = deadline - self._clock()
-                if left <= 0:
-                    raise PeerProtocolError(f"no answer to message {number:#x} within {RESPONSE_TIMEOUT_S:g} s")
                 self._wait(min(left, 1.0))
             elif message.is_response:
                 # a response to anything else is from before a timeout, and of no use any more
@@ -122,7 +133,7 @@ class DriverBus:
 
     def poll(self) -> None:
         """Take in what has arrived, without waiting."""
-        while True:
+        for _ in range(MESSAGES_AT_ONCE):
             message = self._receive()
             if message is None:
                 return
@@ -145,12 +156,15 @@ class DriverBus:
                 self._link.send(message.response(layout.PING.pack(*message.fields(layout.PING))).encode())
             elif message.id == BusMessageId.EVENT_DEVICE:
                 number, state = message.fields(layout.EVENT_DEVICE)
-                (self.removed.add if state == layout.DeviceState.REMOVED else self.removed.discard)(number)
+                if state == layout.DeviceState.REMOVED and len(self.removed) < EVENTS_MAX:
+                    self.removed.add(number)
+                elif state == layout.DeviceState.READY:
+                    self.removed.discard(number)
         elif message.id == MessageId.EVENT_USED:
             (index,) = message.fields(layout.QUEUE_INDEX)
-            if index < QUEUES_MAX:
+            if len(self.used) < EVENTS_MAX:
                 self.used.add((message.device, index))
-        elif message.id == MessageId.EVENT_CONFIG:
+        elif message.id == MessageId.EVENT_CONFIG and len(self.config_events) < EVENTS_MAX:
             self.config_events[message.device] = Status(message.fields(layout.EVENT_CONFIG)[0] & 0xFF)
 
     def ping(self, word: int) -> None:
@@ -185,8 +199,6 @@ class DriverBus:
         self._link.leave()
 
 
-MAP_BITS = 512
-QUEUES_MAX = 1 << 16
 
 
 class MsgDriver:

@@ -61,6 +61,14 @@ class EventChannels(Protocol):
         """Bind an interrupt that Xen itself raises, such as `VIRQ_ARGO`; EEXIST while anybody of this domain has it."""
         ...
 
+    def bind_static(self, port: EventPort) -> EventPort:
+        """Bind this domain's end of a static channel, by the number that the static configuration gave it.
+
+        Events sent before, also to a predecessor, are kept. A port that does not exist may be accepted: its events just
+        never come. EBUSY when another process of this domain has the port, EISCONN when this object has it.
+        """
+        ...
+
     def unbind(self, port: EventPort) -> None: ...
     def notify(self, port: EventPort) -> None: ...
 
@@ -293,6 +301,15 @@ class Argo(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StaticRegion:
+    """Static shared memory, mapped. `is_cached`: as ordinary memory; `source` names the way, for people."""
+
+    mapping: Mapping
+    is_cached: bool
+    source: str
+
+
 class Hypervisor(Protocol):
     """How a backend process opens what it needs; each call opens descriptors of its own."""
 
@@ -303,6 +320,16 @@ class Hypervisor(Protocol):
     def open_device_model(self, domid: DomId) -> DeviceModel: ...
     def open_foreign_memory(self, domid: DomId) -> ForeignMemory: ...
     def open_grants(self) -> Grants: ...
+    def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
+        """Map static shared memory, found by its `xen,id`; `address` and length are what the configuration says.
+
+        `how` is one of "auto", "mem" and "uio".
+
+        Raises:
+            ConfigurationError: this domain has no such region, or it lies elsewhere.
+            ResourceError: the kernel offers no way to map it.
+        """
+        ...
     def open_domain_control(self) -> DomainControl: ...
 
     def open_argo(self) -> Argo:

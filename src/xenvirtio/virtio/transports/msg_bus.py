@@ -53,6 +53,11 @@ class DeviceBus:
     def is_open(self) -> bool:
         return self._is_open
 
+    @property
+    def has_pending(self) -> bool:
+        """Something found no room with the other end, and waits to be sent."""
+        return self._is_open and (self._response is not None or bool(self._events))
+
     def add(self, transport: MsgTransport) -> None:
         """Put a device on the bus, under its number."""
         if not 0 <= transport.number < layout.DEVICE_NUMBERS or transport.number in self._devices:
@@ -62,6 +67,12 @@ class DeviceBus:
     def announce(self) -> None:
         with self._lock:
             self._link.announce()
+
+    def remind(self) -> None:
+        """Repeat the announcement while nobody is there."""
+        with self._lock:
+            if not self._is_open:
+                self._link.remind()
 
     def send_event(self, message: Message) -> None:
         """Send an event of a device, or keep it until there is room; from any thread, never waits.
@@ -210,9 +221,11 @@ class DeviceBus:
 
     def close(self) -> None:
         """Leave the bus and close its devices."""
-        with self._lock:
-            self._link.leave()
-        self._end_session()
-        for transport in self._devices.values():
-            transport.close()
-        self._devices.clear()
+        try:
+            with self._lock:
+                self._link.leave()
+        finally:
+            self._end_session()
+            for transport in self._devices.values():
+                transport.close()
+            self._devices.clear()

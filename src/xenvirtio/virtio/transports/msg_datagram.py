@@ -7,7 +7,7 @@ our own, carries incarnation and `seen` (see `msg_link`), and how DMA addresses 
 
 The carrier keeps the order of messages and loses none unless an end restarts; an end's queue does not outlive it. So
 what arrives before the other end's EVENT_SESSION belongs to an old session and is dropped. An end that is not there
-yet is told again by `announce_again`, which the owner calls now and then while it waits.
+yet is told again by `remind`, which the owner calls now and then while it waits.
 """
 
 from __future__ import annotations
@@ -124,8 +124,7 @@ class DatagramLink:
         self._is_due = True
         self._pump()
 
-    def announce_again(self) -> None:
-        """Repeat the announcement to an end that may not have been there."""
+    def remind(self) -> None:
         self._is_due = True
         self._pump()
 

@@ -56,6 +56,10 @@ class MessageLink(Protocol):
         """Begin anew, under a new incarnation; a session that was open is over."""
         ...
 
+    def remind(self) -> None:
+        """Repeat the announcement to an end that may not have been there; for whoever waits, once a second or so."""
+        ...
+
     def accept(self) -> None:
         """Take up the session that the other end offers: in state CHANGED, when nothing of the last one is left."""
         ...

@@ -154,6 +154,9 @@ class RegionLink:
         fence()
         self._notify()
 
+    def remind(self) -> None:
+        """Nothing to do: what was announced lies in memory, and an event waits for whoever comes."""
+
     def accept(self) -> None:
         self._clear_indices()
         self._seen = self._load(self._theirs + INCARNATION_WORD)

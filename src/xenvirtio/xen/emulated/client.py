@@ -17,9 +17,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from xenvirtio.errors import HypervisorError, UsageError
+from xenvirtio.errors import ConfigurationError, HypervisorError, UsageError
 from xenvirtio.ids import PAGE_SIZE, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 from xenvirtio.xen import libc
+from xenvirtio.xen.capabilities import StaticRegion
 from xenvirtio.xen.emulated.argo_client import EmulatedArgo
 from xenvirtio.xen.emulated.domain import DOM0
 from xenvirtio.xen.emulated.domain_control import EmulatedDomainControl
@@ -113,6 +114,21 @@ class EmulatedHypervisor:
 
     def open_argo(self) -> EmulatedArgo:
         return EmulatedArgo(self._kernel.call)
+
+    def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
+        try:
+            reply = self._kernel.call("map_static_region", {}, identifier.encode())
+        except HypervisorError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise ConfigurationError(f"region {identifier!r}", "this domain has none of that id") from error
+        length = reply.values["length"]
+        where = map_pages(reply, range(0, length, PAGE_SIZE), writable=True)
+        if length != length_bytes:
+            libc.munmap(where, length)
+            raise ConfigurationError(f"region {identifier!r}", f"has {length:#x} bytes, not {length_bytes:#x}")
+        mapping = OwnedMapping(where, length, lambda: libc.munmap(where, length))
+        return StaticRegion(mapping, is_cached=True, source="emulated host")
 
     def close(self) -> None:
         """Leave the host, as a process does that exits or is killed: everything it held there is dropped."""
@@ -214,6 +230,11 @@ class EmulatedEventChannels:
         if self._restricted_to is not None:
             raise hypervisor_error("bind_virq", errno.EACCES)
         return self._bound(self._kernel.call("bind_virq", {"virq": virq}))
+
+    def bind_static(self, port: EventPort) -> EventPort:
+        if port in self._inbound:
+            raise hypervisor_error("bind_static", errno.EISCONN)
+        return self._bound(self._kernel.call("bind_static", {"port": port}))
 
     def _bound(self, reply: Message) -> EventPort:
         port = EventPort(reply.values["port"])

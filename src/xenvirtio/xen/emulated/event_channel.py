@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xenvirtio.errors import UsageError
 from xenvirtio.ids import DomId
 from xenvirtio.xen.emulated.refusal import Refusal
 
@@ -50,6 +51,9 @@ class Port:
     side: int
     remote_port: int | None = None
     virq: int | None = None
+    is_static: bool = False
+    is_bound: bool = False
+    """A static port that a process has; others are bound for as long as they exist."""
 
     @property
     def inbound(self) -> int:
@@ -82,6 +86,7 @@ class EventChannelSwitch:
         """Close all ports of a dying domain; the other ends become unbound."""
         with self._lock:
             for port in list(self._ports.get(domid, {}).values()):
+                port.is_static = False
                 self._close(domid, port)
             self._ports.pop(domid, None)
 
@@ -112,6 +117,32 @@ class EventChannelSwitch:
                 raise Refusal(errno.EEXIST, f"domain {owner} has bound interrupt {virq} already")
             return self._add(owner, Port(0, owner, EventPair(), side=0, remote_port=0, virq=virq))
 
+    def add_static(self, one: DomId, one_port: int, other: DomId, other_port: int) -> None:
+        """Join two ports of fixed numbers for as long as both domains live, as Xen does at boot, whatever XSM says."""
+        with self._lock:
+            if one not in self._ports or other not in self._ports:
+                raise UsageError(f"no domain {one} or no domain {other}")
+            pair = EventPair()
+            ends = ((one, one_port, other, other_port), (other, other_port, one, one_port))
+            for side, (owner, number, peer, peer_port) in enumerate(ends):
+                if number in self._ports[owner]:
+                    raise UsageError(f"port {number} of domain {owner} is taken")
+                self._ports[owner][number] = Port(number, peer, pair, side, peer_port, is_static=True)
+
+    def bind_static(self, owner: DomId, number: int) -> Port:
+        """Return a port made by `add_static`; for any other number one that nobody is at the other end of, as Xen.
+
+        Two holders of one port would damage a real kernel; the second one is refused.
+        """
+        with self._lock:
+            port = self._ports[owner].get(number)
+            if port is None:
+                port = self._ports[owner][number] = Port(number, owner, EventPair(), side=0, is_static=True)
+            if port.is_bound or not port.is_static:
+                raise Refusal(errno.EBUSY, f"port {number} of domain {owner} is in use")
+            port.is_bound = True
+            return port
+
     def raise_virq(self, domid: DomId, virq: int) -> None:
         """Make an interrupt pending in a domain; it is lost where nobody has bound it."""
         with self._lock:
@@ -141,6 +172,9 @@ class EventChannelSwitch:
 
     def _close(self, owner: DomId, port: Port) -> None:
         if self._ports.get(owner, {}).get(port.number) is not port:
+            return
+        if port.is_static:
+            port.is_bound = False  # the channel stays, and keeps its events
             return
         del self._ports[owner][port.number]
         if port.remote_port is None:

@@ -22,6 +22,7 @@ from xenvirtio.xen.emulated.event_channel import EventChannelSwitch
 from xenvirtio.xen.emulated.interrupt import IrqFdRouter
 from xenvirtio.xen.emulated.refusal import Refusal
 from xenvirtio.xen.emulated.session import Session, serve_connection
+from xenvirtio.xen.emulated.static_memory import StaticMemory
 
 _FIRST_RESERVED = 0x7FF0
 _DEFAULT_VERSION = XenVersion(4, 20)
@@ -63,6 +64,7 @@ class EmulatedHost:
         self._domains: dict[DomId, Domain] = {}
         self._next_domid = 0
         self._targets: dict[DomId, DomId] = {}
+        self._static_regions: dict[str, StaticMemory] = {}
         self._subscribers: list[Callable[[DomainEvent, Domain], None]] = []
         self._listeners: list[tuple[socket.socket, str]] = []
         self._acceptors: list[threading.Thread] = []
@@ -150,6 +152,22 @@ class EmulatedHost:
     def _tell(self, event: DomainEvent, domain: Domain) -> None:
         for callback in list(self._subscribers):
             callback(event, domain)
+
+    # -- what a static configuration gives
+
+    def add_static_channel(self, one: DomId, one_port: int, other: DomId, other_port: int) -> None:
+        """Join two ports of fixed numbers (`xen,evtchn`)."""
+        self.switch.add_static(one, one_port, other, other_port)
+
+    def add_static_region(self, identifier: str, length_bytes: int, domids: Iterable[DomId]) -> StaticMemory:
+        """Make memory that these domains share (`xen,shared-mem`); as on a debug Xen it holds scrub bytes."""
+        region = StaticMemory(length_bytes, frozenset(domids))
+        self._static_regions[identifier] = region
+        return region
+
+    def static_region(self, domid: DomId, identifier: str) -> StaticMemory | None:
+        region = self._static_regions.get(identifier)
+        return region if region is not None and domid in region.domids else None
 
     # -- backends
 

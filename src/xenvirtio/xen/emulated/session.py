@@ -93,6 +93,9 @@ class Session:
     def _bind_virq(self, request: Message) -> Message:
         return self._new_port(self._host.switch.bind_virq(self._domid, request.values["virq"]))
 
+    def _bind_static(self, request: Message) -> Message:
+        return self._new_port(self._host.switch.bind_static(self._domid, request.values["port"]))
+
     def _new_port(self, port: Port) -> Message:
         self._ports[port.number] = port
         return Message(values={"port": port.number}, descriptors=(port.inbound, port.outbound), owner=port)
@@ -271,6 +274,14 @@ class Session:
         answers = self._host.argo.notify(self._domid, asked)
         return Message(raw=b"".join(ARGO_ANSWER.pack(*answer) for answer in answers))
 
+    # -- static shared memory
+
+    def _map_static_region(self, request: Message) -> Message:
+        region = self._host.static_region(self._domid, request.raw.decode())
+        if region is None:
+            raise Refusal(errno.ENOENT)
+        return Message(values={"length": region.length_bytes}, descriptors=(region.descriptor,), owner=region)
+
     # -- what is held
 
     def _release(self, request: Message) -> Message:
@@ -301,6 +312,7 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "bind_interdomain": Session._bind_interdomain,
     "bind_unbound_port": Session._bind_unbound,
     "bind_virq": Session._bind_virq,
+    "bind_static": Session._bind_static,
     "unbind": Session._unbind,
     "nr_vcpus": Session._nr_vcpus,
     "create_ioreq_server": Session._create_ioreq_server,
@@ -319,6 +331,7 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "argo_send": Session._argo_send,
     "argo_notify": Session._argo_notify,
     "open_window": Session._open_window,
+    "map_static_region": Session._map_static_region,
     "release": Session._release,
     **{name: partial(Session._control, run=run) for name, run in CONTROL_OPERATIONS.items()},
 }

@@ -16,6 +16,7 @@ from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import DomId, EventPort, RemotePort
 from xenvirtio.xen.hints import hypervisor_error
 from xenvirtio.xen.linux.node import Node
+from xenvirtio.xen.linux.static_port_lock import StaticPortLock
 
 BIND_VIRQ = 0x00044500
 BIND_INTERDOMAIN = 0x00084501
@@ -23,6 +24,7 @@ BIND_UNBOUND_PORT = 0x00044502
 UNBIND = 0x00044503
 NOTIFY = 0x00044504
 RESTRICT_DOMID = 0x00024506
+BIND_STATIC = 0x00044507
 
 _READ_BYTES = 4096  # the kernel hands out and takes back no more at once
 
@@ -50,6 +52,7 @@ class LinuxEventChannels:
     def __init__(self, path: str, domid: DomId | None = None) -> None:
         self._node = Node(path, os.O_NONBLOCK)
         self._notifications: dict[EventPort, PortArgument] = {}
+        self._static_locks: dict[EventPort, StaticPortLock] = {}
         if domid:  # the kernel refuses to restrict to domain 0
             self._restrict(domid)
 
@@ -74,9 +77,24 @@ class LinuxEventChannels:
     def bind_virq(self, virq: int) -> EventPort:
         return EventPort(self._node.ioctl("bind_virq", BIND_VIRQ, PortArgument(virq)))
 
+    def bind_static(self, port: EventPort) -> EventPort:
+        if port in self._static_locks:
+            raise hypervisor_error("bind_static", errno.EISCONN)
+        lock = StaticPortLock(port)
+        try:
+            bound = self._node.ioctl("bind_static", BIND_STATIC, PortArgument(port))
+        except HypervisorError:
+            lock.release()
+            raise
+        self._static_locks[port] = lock
+        return EventPort(bound)
+
     def unbind(self, port: EventPort) -> None:
         self._notifications.pop(port, None)
         self._node.ioctl("unbind", UNBIND, PortArgument(port))
+        lock = self._static_locks.pop(port, None)
+        if lock is not None:
+            lock.release()
 
     def notify(self, port: EventPort) -> None:
         argument = self._notifications.get(port)
@@ -103,3 +121,5 @@ class LinuxEventChannels:
 
     def close(self) -> None:
         self._node.close()
+        while self._static_locks:  # after the kernel has let go of the ports
+            self._static_locks.popitem()[1].release()

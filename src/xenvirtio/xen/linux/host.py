@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xenvirtio.ids import DomId
+from xenvirtio.xen.capabilities import StaticRegion
 from xenvirtio.xen.linux.argo import LinuxArgo
 from xenvirtio.xen.linux.device_model import LinuxDeviceModel
 from xenvirtio.xen.linux.domain_control import LinuxDomainControl
@@ -10,6 +11,7 @@ from xenvirtio.xen.linux.evtchn import LinuxEventChannels
 from xenvirtio.xen.linux.foreign_memory import LinuxForeignMemory
 from xenvirtio.xen.linux.gntdev import LinuxGrants
 from xenvirtio.xen.linux.privcmd import Privcmd
+from xenvirtio.xen.linux.static_region import map_static_region
 
 
 class LinuxHypervisor:
@@ -29,6 +31,9 @@ class LinuxHypervisor:
 
     def open_grants(self) -> LinuxGrants:
         return LinuxGrants(f"{self._directory}/gntdev")
+
+    def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
+        return map_static_region(identifier, address, length_bytes, how=how)
 
     def open_domain_control(self) -> LinuxDomainControl:
         return LinuxDomainControl(self._directory)
