@@ -33,7 +33,14 @@ WIRING = {"cli", "control", "daemon", "frontend", "lab", "doctor", "sandbox"} | 
 MAY_IMPORT: dict[str, set[str]] = {
     # cores
     "devices": {"virtio.device", "virtio.features", "virtqueue", "memory"},  # no transport, no resource, no Xen
-    "virtio": {"virtio.transports.mmio_layout", "virtqueue", "memory"},
+    "virtio": {
+        "virtio.transports.mmio_layout",
+        "virtio.transports.msg_layout",
+        "virtio.transports.msg_codec",
+        "virtio.transports.msg_link",
+        "virtqueue",
+        "memory",
+    },
     "virtio.transports": {"virtio", "virtqueue", "memory"},  # no device
     "virtqueue": {"memory"},
     "memory": {"xen.capabilities"},
@@ -77,6 +84,9 @@ EXEMPT: dict[str, Exemption] = {
     "virtio.bounded_log": Exemption({"threading"}, "a lock: every queue reports through it"),
     "virtio.transports.lifecycle": Exemption({"threading"}, "a lock for the generation of configuration space"),
     "virtio.transports.mmio": Exemption({"time"}, "the default of an argument"),
+    "virtio.transports.msg": Exemption({"time"}, "the default of an argument"),
+    "virtio.transports.msg_bus": Exemption({"threading", "time"}, "a lock: queues send events; the default of a clock"),
+    "virtio.msg_driver": Exemption({"time"}, "the default of an argument"),
     "devices.block.driver": Exemption({"ctypes", "time"}, "the driver side, no device: fills buffers, and may wait"),
     "xenstore.client": Exemption(
         {"os", "select", "threading", "time", "channels"}, "pumps client_core over a channel for threads that wait"

@@ -187,7 +187,7 @@ class RegionLink:
                 return False
             self._store(WANTS_ROOM_WORD, 0)
         slot = self._outgoing + self._produced % SLOTS * SLOT_BYTES
-        for position, (word,) in enumerate(struct.iter_unpack("<Q", data.ljust(-(-len(data) // 8) * 8, b"\0"))):
+        for position, (word,) in enumerate(struct.iter_unpack("<Q", data.ljust((len(data) + 7) // 8 * 8, b"\0"))):
             store_u64(slot + 8 * position, word)
         self._produced = self._produced + 1 & 0xFFFFFFFF
         fence()
