@@ -1,6 +1,6 @@
 """The import rule: arrows point down. Read from the sources (`.py` and `.pxd`), nothing is imported.
 
-    wiring     cli control daemon lab doctor sandbox                  may import everything
+    wiring     cli control daemon bench lab doctor sandbox            may import everything
     cores      devices  virtio  virtqueue  memory  xenstore  ioreq    values in, values out: no I/O, clocks or threads
     hosts      xen  channels  resources                               the only ones that talk to the kernel
     ground     errors ids ... and plain access to our own memory      may be imported by everything
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "xenvirtio"
 
 GROUND = {"errors", "ids", "toml_table", "interpreted", "memory.raw", "memory.buffer"}
 
-WIRING = {"cli", "control", "daemon", "frontend", "lab", "doctor", "sandbox"} | {
+WIRING = {"cli", "control", "daemon", "frontend", "bench", "lab", "doctor", "sandbox"} | {
     "__init__",
     "__main__",
     "_build",

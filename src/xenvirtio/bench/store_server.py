@@ -1,0 +1,72 @@
+"""A server of ours in a process of its own, with domains attached to it that are not privileged."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+from xenvirtio.bench.store_client import BenchClient
+from xenvirtio.errors import ResourceError
+from xenvirtio.ids import DomId
+from xenvirtio.xenstore.serve import XenStoreService
+
+READY = b"r"
+
+
+class ServerProcess:
+    """Serves one privileged connection (`control`) and one of each domain from 1 on (`open`)."""
+
+    def __init__(self, domains: int) -> None:
+        """Start it.
+
+        Raises:
+            ResourceError: it did not start; what it had to say is on standard error.
+        """
+        pairs = [socket.socketpair() for _ in range(domains + 1)]
+        self._mine = [mine for mine, _ in pairs]
+        theirs = [their.fileno() for _, their in pairs]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, *map(str, theirs)],
+            pass_fds=theirs,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _, their in pairs:
+            their.close()
+        assert self._process.stdout is not None
+        if self._process.stdout.read(1) != READY:
+            raise ResourceError("the server to be measured did not start")
+        self.pid = self._process.pid
+        self.control = BenchClient(self._mine[0])
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for mine in self._mine:
+            mine.close()
+        self._process.communicate(timeout=60)  # closes its standard input, on which it ends
+
+    def open(self, number: int) -> BenchClient:
+        """Return the connection of a domain."""
+        return BenchClient(self._mine[number])
+
+
+def serve(descriptors: list[int]) -> None:
+    """Serve these sockets, the first as dom0, until standard input ends."""
+    with XenStoreService() as service:
+        for number, descriptor in enumerate(descriptors):
+            carrier = socket.socket(fileno=descriptor)
+            service.attach(carrier, DomId(number), privileged=number == 0)
+        os.write(1, READY)
+        while os.read(0, 1):
+            pass
+
+
+if __name__ == "__main__":
+    serve([int(word) for word in sys.argv[1:]])
