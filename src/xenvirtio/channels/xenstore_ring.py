@@ -1,8 +1,11 @@
 """The XenStore ring page: two rings of 1024 bytes that a guest and the server share.
 
-Indices are free-running 32-bit numbers and may start anywhere. The other side is not trusted: each index is read once
-and checked. Data is written before the index that announces it; that needs a memory barrier on arm64, which is the
-caller's (`fence`), as is the event channel (`notify`).
+Indices are free-running 32-bit numbers and may start anywhere: they are positions in two byte streams. Data is written
+before the index that announces it; that needs a memory barrier on arm64, which is the caller's (`fence`), as is the
+event channel (`notify`).
+
+A guest can write anywhere in the page at any time. So the server keeps its own two indices to itself and only ever
+writes them; of the guest's two each is read once and then checked.
 
 Source: xen/include/public/io/xs_wire.h, struct xenstore_domain_interface.
 """
@@ -19,6 +22,8 @@ REQUESTS, RESPONSES = 0, 1024
 REQUEST_CONSUMER, REQUEST_PRODUCER = 2048, 2052
 RESPONSE_CONSUMER, RESPONSE_PRODUCER = 2056, 2060
 SERVER_FEATURES, CONNECTION, ERROR, EVENT_PORT = 2064, 2068, 2072, 2076
+
+MASK = 0xFFFFFFFF
 
 
 class ConnectionState(IntEnum):
@@ -37,89 +42,50 @@ class RingError(IntEnum):
     PROTOCOL = 3
 
 
-class _Words:
-    """32-bit words of the page."""
+def distance(start: int, end: int) -> int:
+    """Return how many bytes lie from one stream position to a later one."""
+    return (end - start) & MASK
+
+
+class RingIndexError(PeerProtocolError):
+    """The other end has written an index that cannot be."""
+
+
+class _Page:
+    """The words and the two rings of a page."""
 
     def __init__(self, page: memoryview) -> None:
-        self._words = page.cast("B").cast("I")
+        self._bytes = page.cast("B")
+        self._words = self._bytes.cast("I")
 
     def __getitem__(self, offset: int) -> int:
         return self._words[offset // 4]
 
     def __setitem__(self, offset: int, value: int) -> None:
-        self._words[offset // 4] = value & 0xFFFFFFFF
+        self._words[offset // 4] = value & MASK
+
+    def copy_out(self, ring: int, position: int, length: int) -> bytes:
+        start = position % RING_BYTES
+        first = min(length, RING_BYTES - start)
+        head = self._bytes[ring + start : ring + start + first]
+        return bytes(head) + bytes(self._bytes[ring : ring + length - first])
+
+    def copy_in(self, ring: int, position: int, data: bytes | bytearray | memoryview) -> None:
+        start = position % RING_BYTES
+        first = min(len(data), RING_BYTES - start)
+        self._bytes[ring + start : ring + start + first] = data[:first]
+        self._bytes[ring : ring + len(data) - first] = data[first:]
 
 
-class RingEnd:
-    """One end: what it receives from and what it sends to the other. Made by `guest_end` and `server_end`."""
+class GuestEnd:
+    """The guest's end. It trusts the server."""
 
     def __init__(
-        self,
-        page: memoryview,
-        notify: Callable[[], None],
-        fence: Callable[[], None],
-        incoming: tuple[int, int, int],
-        outgoing: tuple[int, int, int],
+        self, page: memoryview, notify: Callable[[], None], fence: Callable[[], None] = lambda: None
     ) -> None:
-        self._bytes = page.cast("B")
-        self.words = _Words(page)
+        self.words = _Page(page)
         self._notify = notify
         self._fence = fence
-        self._in_data, self._in_consumer, self._in_producer = incoming
-        self._out_data, self._out_consumer, self._out_producer = outgoing
-
-    def receive(self) -> bytes:
-        """Take what has arrived.
-
-        Raises:
-            PeerProtocolError: the indices cannot be.
-        """
-        consumer, producer = self.words[self._in_consumer], self.words[self._in_producer]
-        length = self._used(consumer, producer)
-        if not length:
-            return b""
-        self._fence()
-        start = consumer % RING_BYTES
-        first = min(length, RING_BYTES - start)
-        base = self._in_data
-        data = bytes(self._bytes[base + start : base + start + first]) + bytes(
-            self._bytes[base : base + length - first]
-        )
-        self._fence()
-        self.words[self._in_consumer] = consumer + length
-        self._notify()
-        return data
-
-    def send(self, data: bytes) -> int:
-        """Put in what fits; return how many bytes that was.
-
-        Raises:
-            PeerProtocolError: the indices cannot be.
-        """
-        consumer, producer = self.words[self._out_consumer], self.words[self._out_producer]
-        length = min(len(data), RING_BYTES - self._used(consumer, producer))
-        if not length:
-            return 0
-        self._fence()
-        start = producer % RING_BYTES
-        first = min(length, RING_BYTES - start)
-        base = self._out_data
-        self._bytes[base + start : base + start + first] = data[:first]
-        self._bytes[base : base + length - first] = data[first:length]
-        self._fence()
-        self.words[self._out_producer] = producer + length
-        self._notify()
-        return length
-
-    def _used(self, consumer: int, producer: int) -> int:
-        length = (producer - consumer) & 0xFFFFFFFF
-        if length > RING_BYTES:
-            raise PeerProtocolError(f"XenStore ring indices {consumer} and {producer}")
-        return length
-
-
-class GuestEnd(RingEnd):
-    """The guest's end."""
 
     @property
     def is_connected(self) -> bool:
@@ -131,23 +97,133 @@ class GuestEnd(RingEnd):
         self.words[CONNECTION] = ConnectionState.RECONNECT
         self._notify()
 
+    def receive(self) -> bytes:
+        """Take what has arrived.
 
-class ServerEnd(RingEnd):
-    """The server's end."""
+        Raises:
+            RingIndexError: the indices cannot be.
+        """
+        consumer = self.words[RESPONSE_CONSUMER]
+        length = _used(consumer, self.words[RESPONSE_PRODUCER])
+        if not length:
+            return b""
+        self._fence()
+        data = self.words.copy_out(RESPONSES, consumer, length)
+        self._fence()
+        self.words[RESPONSE_CONSUMER] = consumer + length
+        self._notify()
+        return data
+
+    def send(self, data: bytes) -> int:
+        """Put in what fits; return how many bytes that was.
+
+        Raises:
+            RingIndexError: the indices cannot be.
+        """
+        producer = self.words[REQUEST_PRODUCER]
+        length = min(len(data), RING_BYTES - _used(self.words[REQUEST_CONSUMER], producer))
+        if not length:
+            return 0
+        self._fence()
+        self.words.copy_in(REQUESTS, producer, data[:length])
+        self._fence()
+        self.words[REQUEST_PRODUCER] = producer + length
+        self._notify()
+        return length
+
+
+class ServerEnd:
+    """The server's end. `consumed` and `produced` are where it stands; nothing is written to the page by making one."""
+
+    def __init__(
+        self,
+        page: memoryview,
+        notify: Callable[[], None],
+        fence: Callable[[], None] = lambda: None,
+        *,
+        consumed: int = 0,
+        produced: int = 0,
+    ) -> None:
+        self.words = _Page(page)
+        self.consumed = consumed
+        self.produced = produced
+        self._notify = notify
+        self._fence = fence
 
     @property
     def wants_reconnect(self) -> bool:
-        """Does the guest wait for `reset`?"""
+        """Does the guest wait for `reset` and `connect`?"""
         return self.words[CONNECTION] == ConnectionState.RECONNECT
+
+    @property
+    def has_failed(self) -> bool:
+        """Was the guest told that it is not listened to any more?"""
+        return self.words[ERROR] != RingError.NONE
+
+    @property
+    def announced(self) -> int:
+        """How far the page says that was sent. Ours, but where a guest can write: to be checked by who knows better."""
+        return self.words[RESPONSE_PRODUCER]
+
+    def resume(self, consumed: int, produced: int) -> None:
+        """Go on in a ring that a predecessor has served. The guest is told to look: events may have been lost."""
+        self.words[REQUEST_CONSUMER] = self.consumed = consumed
+        self.produced = produced
+        self._notify()
 
     def advertise(self, features: int) -> None:
         """Tell what the server offers. Bits are only ever added."""
         self.words[SERVER_FEATURES] = self.words[SERVER_FEATURES] | features
 
+    def peek(self, position: int) -> bytes:
+        """Return what the guest has sent from a stream position on; it stays in the ring until `publish`.
+
+        Raises:
+            RingIndexError: the guest's index cannot be.
+        """
+        producer = self.words[REQUEST_PRODUCER]
+        length = distance(position, producer)
+        if length > RING_BYTES - distance(self.consumed, position):
+            raise RingIndexError(f"XenStore ring: request producer {producer}, consumed {self.consumed}")
+        if not length:
+            return b""
+        self._fence()
+        return self.words.copy_out(REQUESTS, position, length)
+
+    def publish(self, consumed: int, data: bytes | bytearray | memoryview) -> int:
+        """Give the guest back the room before `consumed`, and put in what fits of `data`; return how many bytes that
+        was. One notification for both, none when nothing has changed.
+
+        Raises:
+            RingIndexError: the guest's index cannot be.
+        """
+        has_consumed = consumed != self.consumed
+        if has_consumed:
+            self._fence()
+            self.words[REQUEST_CONSUMER] = self.consumed = consumed
+        length = self._put(data) if data else 0
+        if has_consumed or length:
+            self._notify()
+        return length
+
+    def _put(self, data: bytes | bytearray | memoryview) -> int:
+        length = min(len(data), RING_BYTES - _used(self.words[RESPONSE_CONSUMER], self.produced))
+        if length:
+            self._fence()
+            self.words.copy_in(RESPONSES, self.produced, data[:length])
+            self._fence()
+            self.produced = (self.produced + length) & MASK
+            self.words[RESPONSE_PRODUCER] = self.produced
+        return length
+
     def reset(self) -> None:
-        """Empty both rings, then say that the connection stands: a guest may use it from that word on."""
+        """Empty both rings. The guest is to use them only after `connect`."""
         for index in (REQUEST_CONSUMER, REQUEST_PRODUCER, RESPONSE_CONSUMER, RESPONSE_PRODUCER, ERROR):
             self.words[index] = 0
+        self.consumed = self.produced = 0
+
+    def connect(self) -> None:
+        """Say that the connection stands: a guest may use it from that word on."""
         self._fence()
         self.words[CONNECTION] = ConnectionState.CONNECTED
         self._notify()
@@ -158,15 +234,8 @@ class ServerEnd(RingEnd):
         self._notify()
 
 
-def guest_end(page: memoryview, notify: Callable[[], None], fence: Callable[[], None] = lambda: None) -> GuestEnd:
-    """Return the end that sends requests."""
-    requests = REQUESTS, REQUEST_CONSUMER, REQUEST_PRODUCER
-    responses = RESPONSES, RESPONSE_CONSUMER, RESPONSE_PRODUCER
-    return GuestEnd(page, notify, fence, responses, requests)
-
-
-def server_end(page: memoryview, notify: Callable[[], None], fence: Callable[[], None] = lambda: None) -> ServerEnd:
-    """Return the end that answers."""
-    requests = REQUESTS, REQUEST_CONSUMER, REQUEST_PRODUCER
-    responses = RESPONSES, RESPONSE_CONSUMER, RESPONSE_PRODUCER
-    return ServerEnd(page, notify, fence, requests, responses)
+def _used(consumer: int, producer: int) -> int:
+    length = distance(consumer, producer)
+    if length > RING_BYTES:
+        raise RingIndexError(f"XenStore ring indices {consumer} and {producer}")
+    return length

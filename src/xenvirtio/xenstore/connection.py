@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.path import domain_path
+from xenvirtio.xenstore.stream import RingStream
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.watch import Watch
 from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType, join_strings
@@ -79,9 +80,13 @@ class OutgoingQueue:
 class Connection:
     """A client as the server knows it. Made by `XenStoreServer.connect`."""
 
-    def __init__(self, domid: DomId, *, privileged: bool) -> None:
+    def __init__(self, domid: DomId, *, privileged: bool, kept: bool) -> None:
         self.domid = domid
         self.privileged = privileged
+        self.kept = kept
+        """Do its watches and transactions outlive the server? A domain's ring stays; a socket's client comes anew."""
+        self.stream: RingStream | None = None
+        """Where it stands, when it is served by a ring that is in use."""
         self.home = domain_path(domid)
         self.speaks_for: frozenset[int] = frozenset({domid})
         self.watches: dict[tuple[str, bytes], Watch[Connection]] = {}
@@ -117,6 +122,12 @@ class LeftBehind:
     watches: tuple[tuple[bytes, bytes, int | None], ...]
     transactions: tuple[int, ...]
     last_transaction_id: int
+    stream: RingStream | None = None
+
+    @property
+    def may_lack_events(self) -> bool:
+        """Were there events that nobody will send any more? Without a stream there is no telling."""
+        return self.stream is None or self.stream.has_waiting
 
 
 def _watch_bytes(watch: Watch[Connection]) -> int:

@@ -21,6 +21,7 @@ from xenvirtio.errors import ConfigurationError
 from xenvirtio.xenstore.permissions import Permissions
 from xenvirtio.xenstore.server import XenStoreServer
 from xenvirtio.xenstore.snapshot import FORMAT, encode_domain, encode_permissions, encode_quota
+from xenvirtio.xenstore.stream import Encoded, RingStream, encode_progress, join_progress
 
 HEADER = b"xenvirtio-store 1\n"
 
@@ -79,6 +80,9 @@ class ChangeRecorder:
     def transaction_closed(self, domid: int, number: int) -> None:
         self._changes.append(["close", domid, number])
 
+    def ring_moved(self, domid: int, stream: RingStream | None) -> None:
+        self._changes.append(["ring", domid, None if stream is None else encode_progress(stream)])
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -135,6 +139,7 @@ class _State:
                 {(path, token): depth for path, token, depth in left["watches"]},
                 dict.fromkeys(left["transactions"]),
                 left["last_transaction_id"],
+                left.get("ring"),
             )
             for domid, left in dumped["connections"].items()
         }
@@ -164,10 +169,14 @@ class _State:
     def open(self, domid: int, number: int) -> None:
         client = self._client(domid)
         client.transactions[number] = None
-        client.last_transaction_id = number
+        client.last_transaction_id = max(client.last_transaction_id, number)
 
     def close(self, domid: int, number: int) -> None:
         self._client(domid).transactions.pop(number, None)
+
+    def ring(self, domid: int, progress: Encoded | None) -> None:
+        client = self._client(domid)
+        client.ring = None if progress is None else join_progress(client.ring, progress)
 
     def as_dump(self) -> dict[str, Any]:
         """Return it for `snapshot.restore`.
@@ -185,7 +194,7 @@ class _State:
         }
 
     def _client(self, domid: int) -> _Client:
-        return self._clients.setdefault(str(domid), _Client({}, {}, 0))
+        return self._clients.setdefault(str(domid), _Client({}, {}, 0, None))
 
 
 @dataclass(slots=True)
@@ -193,12 +202,14 @@ class _Client:
     watches: dict[tuple[str, str], int | None]
     transactions: dict[int, None]
     last_transaction_id: int
+    ring: Encoded | None
 
     def as_dump(self) -> dict[str, Any]:
         return {
             "watches": [[path, token, depth] for (path, token), depth in self.watches.items()],
             "transactions": list(self.transactions),
             "last_transaction_id": self.last_transaction_id,
+            "ring": self.ring,
         }
 
 
@@ -211,6 +222,7 @@ _APPLY: dict[str, Callable[..., None]] = {
     "unwatch": _State.unwatch,
     "open": _State.open,
     "close": _State.close,
+    "ring": _State.ring,
 }
 
 

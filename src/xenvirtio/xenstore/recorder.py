@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from xenvirtio.xenstore.permissions import Permissions
+from xenvirtio.xenstore.stream import RingStream
 
 
 class Recorder(Protocol):
@@ -31,6 +32,9 @@ class Recorder(Protocol):
 
     def transaction_closed(self, domid: int, number: int) -> None: ...
 
+    def ring_moved(self, domid: int, stream: RingStream | None) -> None:
+        """A ring's streams have moved on; None: the ring is to be reset."""
+
 
 class NoRecorder:
     """Nothing has to survive."""
@@ -50,3 +54,5 @@ class NoRecorder:
     def transaction_opened(self, domid: int, number: int) -> None: ...
 
     def transaction_closed(self, domid: int, number: int) -> None: ...
+
+    def ring_moved(self, domid: int, stream: RingStream | None) -> None: ...

@@ -1,12 +1,14 @@
-"""The server behind sockets: one thread, one selector.
+"""The pump of the server: one thread, one selector, sockets and domains' rings alike.
 
 Each client gets a bounded turn, one after the other, so that a flood from one delays the others by a turn each and no
-more. A client that the server does not want to read (debt, unread replies) is left to its socket buffer.
+more. A client that the server does not want to read (debt, unread replies) is left to its carrier's own bound.
+
+A round is: what has arrived, a turn for each that has something to say, the state saved, replies sent (`Link` says why
+in this order).
 """
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import selectors
@@ -22,55 +24,17 @@ from typing import TypeVar
 
 from xenvirtio.errors import PeerProtocolError, UsageError
 from xenvirtio.ids import DomId
+from xenvirtio.xenstore import serve_socket
 from xenvirtio.xenstore.connection import Connection
 from xenvirtio.xenstore.domains import CONTROL_DOMID
+from xenvirtio.xenstore.serve_link import Link
+from xenvirtio.xenstore.serve_socket import SocketLink
 from xenvirtio.xenstore.server import XenStoreServer
-from xenvirtio.xenstore.wire import MessageDecoder
 
 Result = TypeVar("Result")
 
 MESSAGES_PER_TURN = 16
-RECEIVE_BYTES = 16384
-OUTPUT_BYTES = 65536
-"""Beyond this many unsent bytes no further request of a client is taken; it has to read first."""
 EXPIRY_S = 1.0
-
-
-class _Link:
-    """A socket and the connection it carries."""
-
-    def __init__(self, carrier: socket.socket, connection: Connection) -> None:
-        carrier.setblocking(False)
-        self.socket = carrier
-        self.connection = connection
-        self.decoder = MessageDecoder()
-        self.output = bytearray()
-        self.due_s = 0.0
-        """Not to be read before; inf: not before it has read."""
-        self.interest = 0
-
-    def fill(self) -> None:
-        """Move messages from the connection's queue to the socket's buffer."""
-        while len(self.output) < OUTPUT_BYTES and (message := self.connection.outgoing.pop()) is not None:
-            self.output += message.encode()
-
-    def flush(self) -> None:
-        """Send what the socket takes. Raises OSError when the client is gone."""
-        self.fill()
-        while self.output:
-            try:
-                sent = self.socket.send(self.output, socket.MSG_NOSIGNAL)
-            except BlockingIOError:
-                return
-            del self.output[:sent]
-            self.fill()
-
-
-def _remove_stale(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(str(path)) == 0:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), str(path))
-    path.unlink()
 
 
 class XenStoreService:
@@ -82,16 +46,18 @@ class XenStoreService:
         self._save = save
         self._server = server if server is not None else XenStoreServer(time.monotonic)
         self._selector = selectors.DefaultSelector()
-        self._links: dict[Connection, _Link] = {}
-        self._runnable: dict[_Link, None] = {}
-        self._delayed: dict[_Link, None] = {}
-        self._unread: dict[_Link, None] = {}
-        self._listeners: dict[socket.socket, tuple[Path, DomId, bool]] = {}
+        self._links: dict[Connection, Link] = {}
+        self._runnable: dict[Link, None] = {}
+        self._delayed: dict[Link, None] = {}
+        self._unread: dict[Link, None] = {}
+        self._touched: dict[Link, None] = {}
+        """Those whose state may have to be kept, or who may have something to send, at the end of this round."""
+        self._listeners: list[tuple[socket.socket, Path]] = []
         self._expired_s = time.monotonic()
         self._calls: list[Callable[[], None]] = []
         self._calls_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, selectors.EVENT_READ)
+        self.watch_descriptor(self._wake, lambda events: self._run_calls())
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
@@ -120,7 +86,7 @@ class XenStoreService:
         os.close(self._wake)
 
     def call(self, action: Callable[[XenStoreServer], Result]) -> Result:
-        """Run `action` with the server, between two requests, and return what it returned.
+        """Run `action` with the server, between two requests, and return what it returned once that is kept.
 
         This is how the keeper of domains introduces and destroys them, and how a state is dumped.
         """
@@ -141,8 +107,10 @@ class XenStoreService:
 
     def _act(self, action: Callable[[XenStoreServer], Result]) -> Result:
         result = action(self._server)
-        self._save()
+        self._commit()
         return result
+
+    # -- sockets
 
     def listen(self, path: str | Path, domid: DomId = CONTROL_DOMID, *, privileged: bool | None = None) -> None:
         """Accept clients at a socket path, of mode 0600; each speaks as domain `domid`. A stale socket is replaced.
@@ -150,49 +118,98 @@ class XenStoreService:
         Raises:
             OSError: the path cannot be used; EADDRINUSE when another server listens there.
         """
-        place = Path(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            if place.is_socket():
-                _remove_stale(place)
-            os.fchmod(listener.fileno(), 0o600)  # before the path exists
-            listener.bind(str(place))
-            listener.listen(64)
-            listener.setblocking(False)
-        except OSError:
-            listener.close()
-            raise
+        listener = serve_socket.listen(Path(path))
         is_privileged = domid == CONTROL_DOMID if privileged is None else privileged
 
         def register(server: XenStoreServer) -> None:
-            self._listeners[listener] = place, domid, is_privileged
-            self._selector.register(listener, selectors.EVENT_READ)
+            self._listeners.append((listener, Path(path)))
+            self.watch_descriptor(
+                listener.fileno(), lambda events: self._accept(listener, domid, privileged=is_privileged)
+            )
 
         self.call(register)
 
     def attach(self, carrier: socket.socket, domid: DomId, *, privileged: bool | None = None) -> None:
         """Serve a connected stream socket as domain `domid`; it belongs to the service from now on."""
-        self.call(lambda server: self._add(_Link(carrier, server.connect(domid, privileged=privileged))))
+        self.call(lambda server: self._add_socket(carrier, domid, privileged))
+
+    def _accept(self, listener: socket.socket, domid: DomId, *, privileged: bool) -> None:
+        try:
+            carrier, _ = listener.accept()
+        except OSError:
+            return  # it has given up already, or we are out of descriptors
+        self._add_socket(carrier, domid, privileged)
+
+    def _add_socket(self, carrier: socket.socket, domid: DomId, privileged: bool | None) -> None:
+        connection = self._server.connect(domid, privileged=privileged, kept=False)
+        self.add(SocketLink(connection, carrier, self._selector, self._serve_socket))
+
+    def _serve_socket(self, link: Link, events: int) -> None:
+        assert isinstance(link, SocketLink)
+        try:
+            if events & selectors.EVENT_WRITE:
+                link.flush()
+            if events & selectors.EVENT_READ:
+                if not link.receive():
+                    self.drop(link)
+                    return
+                self._runnable[link] = None
+        except OSError:
+            self.drop(link)
+            return
+        self._set_interest(link)
+
+    # -- for carriers; in the thread only, or before it runs
+
+    def watch_descriptor(self, descriptor: int, ready: Callable[[int], None]) -> None:
+        """Call `ready` with the selector's events when a descriptor is readable."""
+        self._selector.register(descriptor, selectors.EVENT_READ, ready)
+
+    def add(self, link: Link) -> None:
+        """Serve a connection by this carrier."""
+        self._links[link.connection] = link
+        self._touched[link] = None
+        self._set_interest(link)
+
+    def wake(self, link: Link) -> None:
+        """The peer has done something: requests, or room for replies."""
+        self._touched[link] = None
+        if link not in self._delayed:
+            self._runnable[link] = None
+
+    def drop(self, link: Link) -> None:
+        """Close a link and its connection."""
+        if self._links.pop(link.connection, None) is None:
+            return
+        for known in (self._runnable, self._delayed, self._unread, self._touched):
+            known.pop(link, None)
+        link.close()
+        self._server.disconnect(link.connection)
 
     # -- the thread
 
     def _run(self) -> None:
         while not self._is_stopping:
             for key, events in self._selector.select(self._timeout_s()):
-                if key.data is not None:
-                    self._serve_socket(key.data, events)
-                elif key.fileobj == self._wake:
-                    self._run_calls()
-                elif isinstance(key.fileobj, socket.socket):
-                    self._accept(key.fileobj)
-            self._take_turns()
-            self._save()
-            self._send_ready()
-            self._revive()
+                key.data(events)
+            self.take_turns()
         self._close_all()
 
+    def take_turns(self) -> None:
+        """Finish a round. Who has no thread calls this after whatever the selector would have told."""
+        for link in list(self._runnable):
+            if link not in self._runnable:
+                continue  # dropped meanwhile: somebody released its domain
+            self._touched[link] = None
+            try:
+                self._take_turn(link)
+            except PeerProtocolError as error:
+                self._refuse(link, error)
+        self._commit()
+        self._revive()
+
     def _timeout_s(self) -> float | None:
-        if self._runnable:
+        if self._runnable or self._touched:
             return 0.0
         now_s = time.monotonic()
         due_s = min((link.due_s for link in self._delayed), default=math.inf)
@@ -207,71 +224,52 @@ class XenStoreService:
         for call in calls:
             call()
 
-    def _accept(self, listener: socket.socket) -> None:
-        _, domid, privileged = self._listeners[listener]
-        try:
-            carrier, _ = listener.accept()
-        except OSError:
-            return  # it has given up already, or we are out of descriptors
-        self._add(_Link(carrier, self._server.connect(domid, privileged=privileged)))
-
-    def _add(self, link: _Link) -> None:
-        self._links[link.connection] = link
-        self._set_interest(link)
-
-    def _serve_socket(self, link: _Link, events: int) -> None:
-        try:
-            if events & selectors.EVENT_WRITE:
-                link.flush()
-            if events & selectors.EVENT_READ:
-                chunk = link.socket.recv(RECEIVE_BYTES)
-                if not chunk:
-                    self._drop(link)
-                    return
-                link.decoder.feed(chunk)
-                self._runnable[link] = None
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._drop(link)
-            return
-        self._set_interest(link)
-
-    def _take_turns(self) -> None:
-        for link in list(self._runnable):
-            try:
-                self._take_turn(link)
-            except PeerProtocolError:
-                self._drop(link)
-
-    def _take_turn(self, link: _Link) -> None:
+    def _take_turn(self, link: Link) -> None:
         for _ in range(MESSAGES_PER_TURN):
-            wait_s = math.inf if len(link.output) >= OUTPUT_BYTES else self._server.read_delay_s(link.connection)
+            wait_s = math.inf if link.is_congested else self._server.read_delay_s(link.connection)
             if wait_s:
                 link.due_s = time.monotonic() + wait_s
                 self._delayed[link] = None
-            message = link.decoder.next_message() if not wait_s else None
+            message = link.next_message() if not wait_s else None
             if message is None:
-                del self._runnable[link]
-                self._set_interest(link)
+                self._runnable.pop(link, None)
                 return
             self._server.receive(link.connection, message)
             link.fill()
 
-    def _send_ready(self) -> None:
+    def _refuse(self, link: Link, error: PeerProtocolError) -> None:
+        self._runnable.pop(link, None)
+        if link.refuse(error):
+            self.drop(link)
+
+    def _commit(self) -> None:
+        """Have the state kept, then let peers see it."""
+        touched, self._touched = self._touched, {}
         for connection in self._server.take_ready():
             link = self._links.get(connection)
-            if link is None:
-                continue
-            try:
-                link.flush()
-            except OSError:
-                self._drop(link)
-                continue
-            if connection.is_closed:
-                self._drop(link)
-            else:
-                self._set_interest(link)
+            if link is not None:
+                touched[link] = None
+        known = [link for link in touched if link.connection in self._links]
+        open_ones = [link for link in known if not link.connection.is_closed]
+        for link in open_ones:
+            link.prepare()
+        self._save()
+        if [link for link in open_ones if link.settle()]:
+            self._save()
+        for link in known:
+            self._flush(link)
+            if link.connection.is_closed:
+                self.drop(link)
+
+    def _flush(self, link: Link) -> None:
+        try:
+            link.flush()
+        except PeerProtocolError as error:
+            self._refuse(link, error)
+        except OSError:
+            self.drop(link)
+        else:
+            self._set_interest(link)
 
     def _revive(self) -> None:
         """Let those take requests again who have waited long enough or have read their replies."""
@@ -281,46 +279,25 @@ class XenStoreService:
             for link in self._unread:
                 self._server.expire_events(link.connection)
         for link in list(self._delayed):
-            if link.due_s <= now_s or (link.due_s == math.inf and not link.output):
+            if link.due_s <= now_s or (link.due_s == math.inf and not link.has_unsent):
                 del self._delayed[link]
                 self._runnable[link] = None
 
-    def _set_interest(self, link: _Link) -> None:
-        """Ask the selector for what this link can use now."""
-        if link.output:
+    def _set_interest(self, link: Link) -> None:
+        """Ask for what this link can use now."""
+        if link.has_unsent:
             self._unread[link] = None
         else:
             self._unread.pop(link, None)
-        reads = link not in self._delayed and link not in self._runnable
-        wanted = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if link.output else 0)
-        if wanted == link.interest:
-            return
-        if not wanted:
-            self._selector.unregister(link.socket)
-        elif link.interest:
-            self._selector.modify(link.socket, wanted, link)
-        else:
-            self._selector.register(link.socket, wanted, link)
-        link.interest = wanted
-
-    def _drop(self, link: _Link) -> None:
-        if self._links.pop(link.connection, None) is None:
-            return
-        if link.interest:
-            self._selector.unregister(link.socket)
-        self._runnable.pop(link, None)
-        self._delayed.pop(link, None)
-        self._unread.pop(link, None)
-        link.socket.close()
-        self._server.disconnect(link.connection)
+        link.set_interest(reads=link not in self._delayed and link not in self._runnable)
 
     def _close_all(self) -> None:
         for link in list(self._links.values()):
-            with suppress(OSError):
+            with suppress(OSError, PeerProtocolError):
                 link.flush()
             # the server keeps the connection's watches, so that a state dumped now has them
-            link.socket.close()
-        for listener, (path, _, _) in self._listeners.items():
+            link.close()
+        for listener, path in self._listeners:
             listener.close()
             path.unlink(missing_ok=True)
         self._selector.close()

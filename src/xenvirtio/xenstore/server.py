@@ -71,20 +71,28 @@ class XenStoreServer:
         """Tell this one from now on of every change that a restart has to find again."""
         self._recorder = self.tree.recorder = self.domains.recorder = recorder
 
+    @property
+    def recorder(self) -> Recorder:
+        """Who is told; a ring's carrier tells it where the ring's streams stand."""
+        return self._recorder
+
     # -- connections
 
-    def connect(self, domid: DomId, *, privileged: bool | None = None) -> Connection:
+    def connect(self, domid: DomId, *, privileged: bool | None = None, kept: bool | None = None) -> Connection:
         """Return a new connection. One of the control domain is privileged unless said otherwise.
 
-        The watches and transactions that the domain had before a restart (`snapshot.restore`) become its own again,
-        and each watch fires, since events may have been lost.
+        `kept`: it is the domain's ring, and outlives the server; taken to be so unless it is privileged. The watches,
+        transactions and streams that the domain had before a restart (`snapshot.restore`) become its own again, and
+        each watch fires when events may have been lost.
         """
-        connection = Connection(domid, privileged=domid == CONTROL_DOMID if privileged is None else privileged)
+        is_privileged = domid == CONTROL_DOMID if privileged is None else privileged
+        is_kept = not is_privileged if kept is None else kept
+        connection = Connection(domid, privileged=is_privileged, kept=is_kept)
         domain = self.domains.find(domid)
         if domain is not None and domain.target is not None:
             connection.speaks_for |= {domain.target}
         self._connections.setdefault(domid, {})[connection] = None
-        left = self._left_behind.pop(domid, None) if not connection.privileged else None
+        left = self._left_behind.pop(domid, None) if connection.kept else None
         if left is not None:
             self._adopt(connection, left)
             self._deliver()
@@ -242,12 +250,12 @@ class XenStoreServer:
     def put_transaction(self, connection: Connection, number: int, transaction: Transaction) -> None:
         connection.transactions[number] = transaction
         self.open_transactions += 1
-        if not connection.privileged:
+        if connection.kept:
             self._recorder.transaction_opened(connection.domid, number)
 
     def take_transaction(self, connection: Connection, number: int) -> Transaction:
         self.open_transactions -= 1
-        if not connection.privileged:
+        if connection.kept:
             self._recorder.transaction_closed(connection.domid, number)
         return connection.transactions.pop(number)
 
@@ -257,18 +265,19 @@ class XenStoreServer:
             self._charge(connection)
         self.fire(transaction.commit())
 
-    def add_watch(self, connection: Connection, watch: Watch[Connection]) -> None:
+    def add_watch(self, connection: Connection, watch: Watch[Connection], *, fires: bool = True) -> None:
         """Register a watch and fire it once."""
         connection.add_watch(watch)
         self.watches.add(watch)
-        if not connection.privileged:
+        if connection.kept:
             self._recorder.watch_added(connection.domid, watch.registered, watch.token, watch.depth)
-        self._undelivered.append((connection, watch.registered, watch.token))
+        if fires:
+            self._undelivered.append((connection, watch.registered, watch.token))
 
     def remove_watch(self, connection: Connection, watch: Watch[Connection]) -> None:
         connection.remove_watch(watch)
         self.watches.remove(watch)
-        if not connection.privileged:
+        if connection.kept:
             self._recorder.watch_removed(connection.domid, watch.registered, watch.token)
 
     def fire(self, changes: Iterable[Change]) -> None:
@@ -343,12 +352,13 @@ class XenStoreServer:
             connection.speaks_for = frozenset({domid} if target is None else {domid, target})
 
     def _adopt(self, connection: Connection, left: LeftBehind) -> None:
+        connection.stream = left.stream
         connection.last_transaction_id = left.last_transaction_id
         for number in left.transactions:
             self.put_transaction(connection, number, StaleTransaction(self.tree))
         for registered, token, depth in left.watches:
             path = resolve(registered, connection.home, special=True, length_max=0)
-            self.add_watch(connection, Watch(connection, path, registered, token, depth))
+            self.add_watch(connection, Watch(connection, path, registered, token, depth), fires=left.may_lack_events)
 
     def _remove_traces(self, domid: DomId) -> None:
         for path in self.tree.paths_naming(domid):

@@ -1,8 +1,8 @@
 """The whole state of a server as a value that JSON can hold, and back.
 
-What a restart keeps: nodes, domains, quotas, and of each domain's ring its watches and the numbers of its open
-transactions. The latter come back as conflicts, so that their owners start over. Socket clients reconnect by
-themselves and register again. Bytes are kept as latin-1 text.
+What a restart keeps: nodes, domains, quotas, and of each domain's ring its watches, the numbers of its open
+transactions and where its streams stand. Transactions come back as conflicts, so that their owners start over. Socket
+clients reconnect by themselves and register again. Bytes are kept as latin-1 text.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from xenvirtio.xenstore.path import is_special
 from xenvirtio.xenstore.permissions import Permission, Permissions, parse_permission
 from xenvirtio.xenstore.quota import Quota
 from xenvirtio.xenstore.server import XenStoreServer
+from xenvirtio.xenstore.stream import decode_stream, encode_stream
 from xenvirtio.xenstore.wire import Feature, RefusedError
 
 FORMAT = 1
@@ -27,7 +28,7 @@ def dump(server: XenStoreServer) -> dict[str, Any]:
     """Return the state of a server."""
     left = {str(domid): _left_behind(kept) for domid, kept in server.left_behind().items()}
     for connection in server.all_connections():
-        if not connection.privileged:
+        if connection.kept:
             left[str(connection.domid)] = _left_behind(_left_by(connection))
     return {
         "format": FORMAT,
@@ -105,12 +106,14 @@ def _restore_domains(server: XenStoreServer, state: Mapping[str, Any]) -> None:
         watches = tuple(
             (path.encode("latin-1"), token.encode("latin-1"), depth) for path, token, depth in left["watches"]
         )
-        server.keep_for(int(domid), LeftBehind(watches, tuple(left["transactions"]), left["last_transaction_id"]))
+        stream = decode_stream(left.get("ring"))
+        kept = LeftBehind(watches, tuple(left["transactions"]), left["last_transaction_id"], stream)
+        server.keep_for(int(domid), kept)
 
 
 def _left_by(connection: Connection) -> LeftBehind:
     watches = tuple((watch.registered, watch.token, watch.depth) for watch in connection.watches.values())
-    return LeftBehind(watches, tuple(connection.transactions), connection.last_transaction_id)
+    return LeftBehind(watches, tuple(connection.transactions), connection.last_transaction_id, connection.stream)
 
 
 def _left_behind(left: LeftBehind) -> dict[str, Any]:
@@ -118,6 +121,7 @@ def _left_behind(left: LeftBehind) -> dict[str, Any]:
         "watches": [[path.decode("latin-1"), token.decode("latin-1"), depth] for path, token, depth in left.watches],
         "transactions": list(left.transactions),
         "last_transaction_id": left.last_transaction_id,
+        "ring": encode_stream(left.stream),
     }
 
 

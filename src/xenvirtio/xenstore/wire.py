@@ -101,6 +101,18 @@ class MessageDecoder:
         """Bytes taken in that no message has used yet."""
         return len(self._pending)
 
+    @property
+    def pending(self) -> bytes:
+        """Those bytes."""
+        return bytes(self._pending)
+
+    @property
+    def announced_bytes(self) -> int:
+        """How long the message is that they begin, header included; 0 while they do not say."""
+        if len(self._pending) < HEADER_SIZE:
+            return 0
+        return HEADER_SIZE + int(_HEADER.unpack_from(self._pending)[3])
+
     def feed(self, chunk: bytes | bytearray | memoryview) -> None:
         """Take bytes in; their boundaries do not matter."""
         self._pending += chunk
