@@ -22,9 +22,7 @@ def test_without_xen_it_says_so_at_once(
     assert "does not run on Xen" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_check_reads_the_configuration_and_touches_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reads_the_configuration_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     configuration = tmp_path / "b.toml"
     configuration.write_text(ENTRY.format(tmp_path / "state"))
     assert cli.main(["serve", "--check", str(configuration)]) == 0

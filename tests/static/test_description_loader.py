@@ -76,14 +76,12 @@ AB = SYSTEM + domain("a") + domain("b")
         ),
         (
             SYSTEM + domain("a").replace("128MiB", "128M"),
-            'system.toml: domain[0] "a": memory: found \'128M\'; '
-            'allowed: a size such as "192MiB", "64KiB" or 4096',
+            'system.toml: domain[0] "a": memory: found \'128M\'; allowed: a size such as "192MiB", "64KiB" or 4096',
         ),
         (SYSTEM + domain("a") * 2, 'system.toml: domain[1] "a": is named as domain[0] "a"; give each its own name'),
         (
             SYSTEM + domain("dom0"),
-            "system.toml: domain[0]: name: found 'dom0'; "
-            "allowed: another name: dom0 is described by the table [dom0]",
+            "system.toml: domain[0]: name: found 'dom0'; allowed: another name: dom0 is described by the table [dom0]",
         ),
         (AB + CHANNEL + '["a", "c"]', "system.toml: channel[0] \"c\": ends: found 'c'; allowed: a, b"),
         (AB + CHANNEL + '["a"]', "system.toml: channel[0] \"c\": ends: found ['a']; allowed: exactly two domains"),

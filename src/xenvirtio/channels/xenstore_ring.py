@@ -80,9 +80,7 @@ class _Page:
 class GuestEnd:
     """The guest's end. It trusts the server."""
 
-    def __init__(
-        self, page: memoryview, notify: Callable[[], None], fence: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, page: memoryview, notify: Callable[[], None], fence: Callable[[], None] = lambda: None) -> None:
         self.words = _Page(page)
         self._notify = notify
         self._fence = fence

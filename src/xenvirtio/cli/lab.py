@@ -69,12 +69,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     up.add_argument("system", nargs="?", type=Path, metavar="SYSTEM", help="system.toml, or a folder with boot.toml")
     _add_size(up)
     up.add_argument(
-        "--xenstore", choices=("c", "ours", "none"), default="c",
+        "--xenstore",
+        choices=("c", "ours", "none"),
+        default="c",
         help="what dom0 starts: Debian's xenstored, `xenvirtio store serve --xen` in its place, or nothing of Xen's"
         " (default: c)",
     )
     up.add_argument(
-        "--root", choices=("full", "light"), default="full",
+        "--root",
+        choices=("full", "light"),
+        default="full",
         help="dom0's root: with Xen's tools, or without a single one of them (default: full)",
     )
     _add_name(up)

@@ -29,13 +29,20 @@ cannot be printed.
 SERVE_DESCRIPTION = """\
 Serve a complete XenStore on a Unix socket until SIGTERM: all operations of Xen 4.22, transactions, watches with depth,
 permissions. No Xen is needed. Clients of the socket are privileged, as dom0's are; it is readable by its owner alone.
+
+With --xen it is the XenStore of a Xen host, in the place of xenstored: it also serves the rings of dom0's kernel and of
+the domains that a toolstack introduces, and removes what dead domains leave. Start it before xen-init-dom0 and xl:
+
+  xenvirtio store serve --xen --pid-file /run/xenstored.pid &
 """
 
 SERVE_EPILOG = """\
 With --state, what a client was told is done survives a restart, kill -9 included: each change is in the file before its
 reply is sent. No transaction comes back half done; clients of this package reconnect by themselves and find each of
-their watches fired. The file outlives the process, not the machine (nothing is synced, and a XenStore from before a
-reboot speaks of domains that are gone): /run is the place for it.
+their watches fired. Domains notice nothing but a pause: their rings go on at the very byte, transactions that were open
+answer EAGAIN. So do dom0's programs that use /dev/xen/xenbus (XENSTORED_PATH=/dev/xen/xenbus for xl, xenconsoled and
+the like); a client of the socket loses its connection. The file outlives the process, not the machine (nothing is
+synced, and a XenStore from before a reboot speaks of domains that are gone): /run is the place for it.
 
 Exit codes: 0 ended by signal, 1 failed, 2 wrong usage.
 """
@@ -67,9 +74,23 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.add_argument(
-        "--socket", type=Path, required=True, metavar="PATH", help="where to listen; made with mode 0600"
+        "--xen", action="store_true", help="serve the rings of this Xen host's domains as well; in dom0, as root"
     )
-    serve.add_argument("--state", type=Path, metavar="FILE", help="keep the state here; default: in memory only")
+    serve.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="where to listen; made with mode 0600; default with --xen: /run/xenstored/socket",
+    )
+    state = serve.add_mutually_exclusive_group()
+    state.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="keep the state here; default: in memory only, with --xen /run/xenvirtio/store.state",
+    )
+    state.add_argument("--no-state", action="store_true", help="in memory only, with --xen too")
+    serve.add_argument("--pid-file", type=Path, metavar="FILE", help="write the process id there once it serves")
     serve.add_argument("--log-format", choices=("text", "json"), default="text", help="default: text")
     serve.set_defaults(run=_run_serve)
 

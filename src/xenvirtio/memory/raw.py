@@ -84,6 +84,10 @@ def and_u32(address: int, bits: int) -> int:
 
 
 def fence() -> None:
+    """Twice: what stands before is done before the first release, what follows comes after the second acquire, and
+    those two keep their order (on arm64 too, whose acquire and release are of that kind). Once, both could slip in."""
+    with _fence_lock:
+        pass
     with _fence_lock:
         pass
 

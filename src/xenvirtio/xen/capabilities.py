@@ -16,7 +16,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from xenvirtio.ids import ArgoPort, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 
 VIRQ_DOM_EXC = 3
-"""A domain died or crashed; for the one domain that Xen gives it to (dom0)."""
+"""A domain has stopped, is dying or is gone (`DomainControl.domains` says which); for the one domain that Xen gives it
+to (dom0)."""
+
 VIRQ_ARGO = 11
 """An Argo message came, or a ring that was full has room.
 
@@ -310,6 +312,13 @@ class StaticRegion:
     source: str
 
 
+GNTTAB_RESERVED_XENSTORE = GrantRef(1)
+"""By this a domain's builder grants its XenStore ring to the domain of the XenStore server.
+
+Source: xen/include/public/grant_table.h.
+"""
+
+
 class Hypervisor(Protocol):
     """How a backend process opens what it needs; each call opens descriptors of its own."""
 
@@ -330,8 +339,16 @@ class Hypervisor(Protocol):
             ResourceError: the kernel offers no way to map it.
         """
         ...
+
     def open_domain_control(self) -> DomainControl: ...
 
     def open_argo(self) -> Argo:
         """Open Argo; raises HypervisorError where Xen has none, or does not let this process use it."""
+        ...
+
+    def map_own_xenstore(self) -> tuple[Mapping, RemotePort]:
+        """Map the ring by which the kernel of this very domain reaches a XenStore server in it, and give its port.
+
+        The port is one of this domain: `bind_interdomain` with its own domid.
+        """
         ...

@@ -70,7 +70,8 @@ class RingLink(Link):
     def _resume(self, stream: RingStream) -> None:
         if self._end.has_failed:
             self._stop_listening()
-        elif stream.resume_at(self._end.announced):
+        elif stream.covers(announced := self._end.announced):
+            stream.skip_to(announced)
             self._end.resume(stream.consumed, stream.produced)
             self._end.advertise(self._server.features_of(self.connection))
             self._decoder.feed(stream.partial)

@@ -43,14 +43,13 @@ class RingStream:
         self.recorded_bytes = max(0, self.recorded_bytes - length)
         self.produced = (self.produced + length) & POSITION_MASK
 
-    def resume_at(self, produced: int) -> bool:
-        """Skip what a predecessor has sent after the journal's last word; False when that cannot be: the guest has
-        changed an index that is not its own."""
-        length = (produced - self.produced) & POSITION_MASK
-        if length > len(self.unsent):
-            return False
-        self.sent(length)
-        return True
+    def covers(self, produced: int) -> bool:
+        """Can a predecessor have sent up to there? Else somebody has changed an index that is not his own."""
+        return (produced - self.produced) & POSITION_MASK <= len(self.unsent)
+
+    def skip_to(self, produced: int) -> None:
+        """A predecessor has sent up to there, after the journal's last word."""
+        self.sent((produced - self.produced) & POSITION_MASK)
 
 
 Encoded = dict[str, Any]

@@ -130,6 +130,11 @@ class EmulatedHypervisor:
         mapping = OwnedMapping(where, length, lambda: libc.munmap(where, length))
         return StaticRegion(mapping, is_cached=True, source="emulated host")
 
+    def map_own_xenstore(self) -> tuple[OwnedMapping, RemotePort]:
+        reply = self._kernel.call("map_own_xenstore", {})
+        mapping = _mapping(self._kernel, reply, [reply.values["offset"]], OpenMappings(), writable=True)
+        return mapping, RemotePort(reply.values["port"])
+
     def close(self) -> None:
         """Leave the host, as a process does that exits or is killed: everything it held there is dropped."""
         self._kernel.close()

@@ -9,8 +9,9 @@ import weakref
 from collections.abc import Callable
 from enum import Enum
 
-from xenvirtio.ids import PAGE_SIZE, DomId, Gfn, GrantRef, Spi
-from xenvirtio.xen.capabilities import HANDLE_BYTES, NO_PFN, HvmParam
+from xenvirtio.errors import UsageError
+from xenvirtio.ids import PAGE_SIZE, DomId, Gfn, Spi
+from xenvirtio.xen.capabilities import GNTTAB_RESERVED_XENSTORE, HANDLE_BYTES, NO_PFN, HvmParam
 from xenvirtio.xen.emulated.counters import Counters
 from xenvirtio.xen.emulated.event_channel import EventChannelSwitch, Port
 from xenvirtio.xen.emulated.grant_table import GrantTable
@@ -29,8 +30,6 @@ CONNECTION_OFFSET = 2068
 
 Source: xen/include/public/io/xs_wire.h, struct xenstore_domain_interface.
 """
-
-GNTTAB_RESERVED_XENSTORE = GrantRef(1)
 
 
 class DomainState(Enum):
@@ -66,6 +65,10 @@ class GuestEventChannels:
     def notify(self, port: int) -> None:
         self._counters.add("events_to_backend")
         self._ports[port].notify()
+
+    def inbound(self, port: int) -> int:
+        """An eventfd that is readable while an event is pending; whoever reads it takes the event."""
+        return self._ports[port].inbound
 
     def wait(self, port: int, timeout_s: float | None = None) -> bool:
         """Wait for an event and take it; False when the time was up."""
@@ -120,6 +123,18 @@ class Domain:
         self.mappings = 0
         """How many mappings of its pages other domains hold; the host's lock guards it."""
         self._on_crash = on_crash
+
+    def give_xenstore(self) -> None:
+        """Do what a toolstack does for a domain that it creates: it can talk to XenStore from its first instruction."""
+        self.offer_xenstore(with_page=True)
+        self.memory.write(STORE_GFN * PAGE_SIZE + CONNECTION_OFFSET, bytes(4))
+
+    @property
+    def xenstore_address(self) -> int:
+        """Where the page of its XenStore ring lies in this process. Raises UsageError while there is none."""
+        if self.hvm_params.get(HvmParam.STORE_PFN) != STORE_GFN:
+            raise UsageError(f"domain {self.domid} has no XenStore page")
+        return self.memory.host_address(STORE_GFN * PAGE_SIZE, PAGE_SIZE)
 
     def offer_xenstore(self, *, with_page: bool) -> None:
         """Do what Xen does for a dom0less domain that shall have a XenStore later: an event channel, and a page.

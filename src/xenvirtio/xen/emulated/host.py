@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xenvirtio.errors import UsageError
 from xenvirtio.ids import DomId, Spi
-from xenvirtio.xen.capabilities import XenVersion
+from xenvirtio.xen.capabilities import VIRQ_DOM_EXC, XenVersion
 from xenvirtio.xen.emulated.argo import ArgoSwitch
 from xenvirtio.xen.emulated.client import DirectTransport, EmulatedHypervisor
 from xenvirtio.xen.emulated.counters import Counters
@@ -69,7 +69,7 @@ class EmulatedHost:
         self._listeners: list[tuple[socket.socket, str]] = []
         self._acceptors: list[threading.Thread] = []
         self._connections: dict[socket.socket, threading.Thread] = {}
-        self.create_domain(memory_bytes=4096)
+        self.create_domain(memory_bytes=4096).give_xenstore()
 
     # -- the toolstack's side
 
@@ -150,6 +150,8 @@ class EmulatedHost:
         self._subscribers.append(callback)
 
     def _tell(self, event: DomainEvent, domain: Domain) -> None:
+        if event is not DomainEvent.CREATED:
+            self.switch.raise_virq(DOM0, VIRQ_DOM_EXC)
         for callback in list(self._subscribers):
             callback(event, domain)
 

@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from xenvirtio.ids import ArgoPort, DomId, Gfn, GrantRef, ServerId, Spi
-from xenvirtio.xen.emulated.domain import Domain
+from xenvirtio.xen.capabilities import HvmParam
+from xenvirtio.xen.emulated.domain import DOM0, Domain
 from xenvirtio.xen.emulated.domain_control import CONTROL_OPERATIONS
 from xenvirtio.xen.emulated.event_channel import Port
 from xenvirtio.xen.emulated.grant_table import GrantStatus
@@ -189,6 +190,16 @@ class Session:
         held = self._hold_pages(guest, lambda: None) if max(answers, default=-1) >= 0 else 0
         return Message(values={"held": held}, raw=answers.tobytes(), descriptors=(memory.descriptor,), owner=memory)
 
+    def _map_own_xenstore(self, request: Message) -> Message:
+        """What /proc/xen/xsd_kva and xsd_port give."""
+        domain = self._host.domain(self._domid)
+        if domain is None or self._domid != DOM0:
+            raise Refusal(errno.ENOENT)
+        memory, pfn = domain.memory, Gfn(domain.hvm_params[HvmParam.STORE_PFN])
+        values = {"port": domain.hvm_params[HvmParam.STORE_EVTCHN], "offset": memory.offset_of_frame(pfn) or 0}
+        held = self._hold_pages(domain, lambda: None)
+        return Message(values={"held": held, **values}, descriptors=(memory.descriptor,), owner=memory)
+
     # -- grants
 
     def _map_grants(self, request: Message) -> Message:
@@ -324,6 +335,7 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "set_irq_level": Session._set_irq_level,
     "open_irqfd": Session._open_irqfd,
     "map_frames": Session._map_frames,
+    "map_own_xenstore": Session._map_own_xenstore,
     "map_grants": Session._map_grants,
     "grant_copy": Session._grant_copy,
     "argo_register_ring": Session._argo_register,

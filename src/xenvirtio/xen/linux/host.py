@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from xenvirtio.ids import DomId
+from xenvirtio.ids import DomId, RemotePort
 from xenvirtio.xen.capabilities import StaticRegion
+from xenvirtio.xen.linux import own_xenstore
 from xenvirtio.xen.linux.argo import LinuxArgo
 from xenvirtio.xen.linux.device_model import LinuxDeviceModel
 from xenvirtio.xen.linux.domain_control import LinuxDomainControl
@@ -12,6 +13,7 @@ from xenvirtio.xen.linux.foreign_memory import LinuxForeignMemory
 from xenvirtio.xen.linux.gntdev import LinuxGrants
 from xenvirtio.xen.linux.privcmd import Privcmd
 from xenvirtio.xen.linux.static_region import map_static_region
+from xenvirtio.xen.mapping import OwnedMapping
 
 
 class LinuxHypervisor:
@@ -37,6 +39,9 @@ class LinuxHypervisor:
 
     def open_domain_control(self) -> LinuxDomainControl:
         return LinuxDomainControl(self._directory)
+
+    def map_own_xenstore(self) -> tuple[OwnedMapping, RemotePort]:
+        return own_xenstore.map_ring(), own_xenstore.read_port()
 
     def open_argo(self) -> LinuxArgo:
         return LinuxArgo(self._directory)
