@@ -94,7 +94,7 @@ def test_the_kernel_of_dom0_is_privileged_and_hears_of_domains(host: Host) -> No
     assert exchange(host, guest) == ["1:guest"]
     host.host.destroy_domain(domain.domid)
     texts = exchange(host, dom0)[4:]
-    assert texts == ["2:OK", "3:OK", "4:OK", "5:OK", "*@introduceDomain|i", f"*@releaseDomain/{domain.domid}|r"]
+    assert texts == ["2:OK", "3:OK", "4:OK", "*@introduceDomain|i", "5:OK", f"*@releaseDomain/{domain.domid}|r"]
     dom0.send(M.READ, f"/local/domain/{domain.domid}/name|", 6)
     assert exchange(host, dom0)[-1] == "6:ENOENT"
     assert host.host.domain(domain.domid) is None, "the page is let go of, or the domain stays a zombie"
