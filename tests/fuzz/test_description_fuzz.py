@@ -6,6 +6,7 @@ import json
 import re
 import time
 from typing import Any
+from xml.etree import ElementTree
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from xenvirtio.static.description import Description
 from xenvirtio.static.description_loader import TABLES_MAX, parse_description
 from xenvirtio.static.plan import encode_plan
 from xenvirtio.static.resolve import resolve
+from xenvirtio.static.show_svg import as_svg
+from xenvirtio.static.show_text import as_text
 
 NAMES = ["dom0", "a", "b", "z"]
 addresses = st.one_of(
@@ -156,6 +159,8 @@ def try_whole(text: str) -> Description | None:
         assert finding.place != finding.other
     for domain in system.domains:
         encode_plan(system.plan_of(domain.name))
+    as_text(system, 100)
+    ElementTree.fromstring(as_svg(system))
     return description
 
 

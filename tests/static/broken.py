@@ -189,7 +189,7 @@ CASES = (
             ("a = 0x50100000", "a = 0xb0100000"),
             *after(DISK, "base = 0x9000000\n"),
         ),
-        "error: system.toml: device[0] \"disk\" base and Xen's the host's UART: device registers 0x09000000-0x090001ff overlaps the host's UART 0x09000000-0x09000fff in a; choose another address",
+        'error: system.toml: device[0] "disk" base and Xen\'s host UART: device registers 0x09000000-0x090001ff overlaps host UART 0x09000000-0x09000fff in a; choose another address',
     ),
     Broken(
         "a guest address beyond all tables",
@@ -209,7 +209,7 @@ CASES = (
     Broken(
         "static memory where modules are loaded",
         (*after(B, STATIC), ("0xc0000000", "0x48000000")),
-        'error: system.toml: domain[1] "b" static_memory[0] and platform qemu-virt-gicv3 loaded[0]: static memory 0x48000000-0x4fffffff overlaps QEMU\'s Xen and device tree 0x40000000-0x48ffffff on the host; move one of them',
+        'error: system.toml: domain[1] "b" static_memory[0] and platform qemu-virt-gicv3 loaded[0]: static memory 0x48000000-0x4fffffff overlaps what QEMU loads 0x40000000-0x48ffffff on the host; move one of them',
     ),
     Broken(
         "static memory less than memory",

@@ -10,6 +10,7 @@ Statically partitioned systems: Xen builds all domains at boot, from a device tr
 says which domains, memory, shared regions, event channels and virtio devices there are.
 
   xenvirtio static check system.toml         # what is wrong with it, before anybody boots it
+  xenvirtio static show system.toml          # the memory map and the channels; --svg map.svg
 """
 
 FILE_HELP = "the description; docs/static.md has every key"
@@ -28,6 +29,11 @@ warning  works under conditions that the line names
 note     what to know
 
 Exit codes: 0 no errors (with --strict: no warnings either), 1 some, 2 not a description: the line says which key.
+"""
+
+SHOW_DESCRIPTION = """\
+Show a description with everything assigned that it leaves out: the memory of the host and of each domain, shared
+regions joined across, event channels and devices. It need not be free of errors.
 """
 
 
@@ -50,9 +56,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     check.add_argument("--strict", action="store_true", help="fail for warnings as well")
     check.add_argument("--format", choices=("text", "json"), default="text", help="json: one object with ok, findings")
     check.set_defaults(run=run_check)
+    show = commands.add_parser(
+        "show",
+        help="draw the memory map and the channels",
+        description=SHOW_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    show.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    show.add_argument("--svg", type=Path, metavar="OUT", help="write a picture to OUT instead")
+    show.set_defaults(run=run_show)
 
 
 def run_check(options: argparse.Namespace) -> int:
     from xenvirtio.cli.static_check import run
+
+    return run(options)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    from xenvirtio.cli.static_show import run
 
     return run(options)

@@ -52,7 +52,7 @@ def xen_windows(domain: Domain, host: Host) -> list[Window]:
 
 def _host_windows(host: Host, *, uart: bool = True) -> list[Window]:
     devices = [*host.gic, *([host.uart] if host.uart and uart else [])]
-    return [Window(f"the host's {device.name}", device.span) for device in devices]
+    return [Window(f"host {device.name}", device.span) for device in devices]
 
 
 def vpl011_irq(domain: Domain, host: Host) -> int | None:

@@ -35,7 +35,7 @@ class Host:
 
 MIB = 1 << 20
 
-_QEMU_EARLY = (HostDevice("QEMU's Xen and device tree", Span(0x4000_0000, 0x900_0000)),)
+_QEMU_EARLY = (HostDevice("what QEMU loads", Span(0x4000_0000, 0x900_0000)),)
 _QEMU_UART = HostDevice("UART", Span(0x900_0000, 0x1000))
 
 

@@ -34,11 +34,11 @@ class Span:
 
 
 def size_text(size_bytes: int) -> str:
-    """The largest unit that gives a whole number: 192MiB, 4KiB, 100."""
+    """The largest unit that gives a whole number: 192MiB, 4KiB, 100B."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size_bytes and size_bytes % unit == 0:
             return f"{size_bytes // unit}{name}"
-    return str(size_bytes)
+    return f"{size_bytes}B"
 
 
 def round_up(number: int, multiple: int) -> int:
