@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ioreq": {"memory", "xen.capabilities"},
     "xenstore": set(),
     "static": {"virtio.device", "virtio.transports.mmio_layout"},  # device ids and register offsets: values
-    "metadata": {"static.plan", "xenstore", "channels"},  # one directory of devices over each of them
+    "metadata": {"static.plan", "xenstore", "channels", "xen.capabilities"},  # one directory, over each of them
     # hosts
     "xen": set(),  # capabilities, and what the two implementations share
     "xen.linux": {"xen"},

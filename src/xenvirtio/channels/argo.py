@@ -73,14 +73,16 @@ class ArgoChannel:
     ) -> ArgoChannel:
         """Open Argo and a ring for each of `partners`. Without `wake`: Xen's event where it is free, else a timer.
 
+        `wake` is taken over, also when this fails.
+
         Raises:
             HypervisorError: no Argo here, or a ring was refused (see `Argo.register_ring`).
         """
-        argo = hypervisor.open_argo()
+        chosen = wake if wake is not None else open_wake(hypervisor)
         try:
-            chosen = wake if wake is not None else open_wake(hypervisor)
+            argo = hypervisor.open_argo()
         except BaseException:
-            argo.close()
+            chosen.close()
             raise
         channel = cls(argo, chosen, port, ring_bytes=ring_bytes)
         try:
