@@ -25,6 +25,7 @@ class UnixSocketChannel:
             OSError: nobody listens there.
         """
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.setblocking(False)  # one that accepts nobody must not hold us: EAGAIN when its queue is full
         try:
             connected.connect(str(path))
         except OSError:

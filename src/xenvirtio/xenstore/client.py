@@ -29,6 +29,11 @@ RETRY_MOST_S = 1.0
 TRANSACTION_ATTEMPTS = 50
 """How often `transact` starts over. Without a bound two parties that write one node in loops hang each other."""
 
+TRANSACTION_ID_MAX = 0xFFFFFFFF
+
+CHUNKS_AT_ONCE = 16
+"""Taken in before anybody looks at the clock again: a server that never stops sending must not hold a caller."""
+
 LIST_PARTS_MAX = 10_000
 """Parts of one directory asked for, restarts included: a list that changes for ever must not hold us for ever."""
 
@@ -96,19 +101,19 @@ class Operations:
         self._call(MessageType.SET_PERMS, path, *(entry.encode() for entry in entries))
 
     def _list_in_parts(self, path: str) -> bytes:
-        names, generation = b"", b""
+        names, generation = bytearray(), b""
         for _ in range(LIST_PARTS_MAX):
             part = self._call(MessageType.DIRECTORY_PART, path, str(len(names)).encode())
             now, separator, rest = part.partition(b"\0")
             if not separator or not rest:
                 raise PeerProtocolError("DIRECTORY_PART without a list")
             if names and now != generation:
-                names = b""  # it changed under us: from the start
+                names.clear()  # it changed under us: from the start
                 continue
             generation = now
             names += rest
             if names == b"\0" or names.endswith(b"\0\0"):
-                return names[:-1]
+                return bytes(names[:-1])
         raise XenStoreError("EAGAIN", "DIRECTORY_PART", path)
 
 
@@ -271,7 +276,7 @@ class XenStoreClient(Operations):
                 return action(self)
             raise
         number = answer.rstrip(b"\0")
-        if not number.isdigit():
+        if not number.isdigit() or not 0 < int(number) <= TRANSACTION_ID_MAX:  # 0 would be no transaction at all
             raise PeerProtocolError(f"a transaction called {number[:20]!r}")
         transaction = ClientTransaction(self, int(number), epoch)
         try:
@@ -292,7 +297,7 @@ class XenStoreClient(Operations):
 
     def get_domain_path(self, domid: int) -> str:
         """Return a domain's home."""
-        return self._call(MessageType.GET_DOMAIN_PATH, str(domid)).rstrip(b"\0").decode()
+        return self._call(MessageType.GET_DOMAIN_PATH, str(domid)).rstrip(b"\0").decode("utf-8", "surrogateescape")
 
     def is_domain_introduced(self, domid: int) -> bool:
         """Does the server serve this domain? Privileged."""
@@ -403,7 +408,10 @@ class XenStoreClient(Operations):
         if channel is None:
             return
         try:
-            while chunk := channel.receive():
+            for _ in range(CHUNKS_AT_ONCE):
+                chunk = channel.receive()
+                if not chunk:
+                    break
                 self._core.feed(chunk)
             if chunk is None:
                 self._lose_channel()

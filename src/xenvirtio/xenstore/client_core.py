@@ -9,12 +9,17 @@ anew), and only then is READY.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum
 
 from xenvirtio.errors import PeerProtocolError
 from xenvirtio.xenstore.wire import Message, MessageDecoder, MessageType, join_strings, parse_error, split_strings
+
+
+EVENTS_MAX = 100_000
+"""Different ones that nobody has taken. Beyond it the connection is given up, as for any nonsense: memory is bounded, and
+the next connection fires every watch, so that nothing is missed."""
 
 
 class ClientState(Enum):
@@ -53,7 +58,7 @@ class ClientCore:
         self._handshake_id = 0
         self._watches: dict[tuple[str, str], None] = {}
         self._tokens: Counter[str] = Counter()
-        self._events: dict[WatchEvent, None] = {}
+        self._events: OrderedDict[WatchEvent, None] = OrderedDict()  # taken from the front, where a dict gets slow
 
     def connected(self) -> None:
         """There is a new channel."""
@@ -103,7 +108,7 @@ class ClientCore:
         self._tokens[token] -= 1
         if not self._tokens[token]:
             del self._tokens[token]
-            self._events = {event: None for event in self._events if event.token != token}
+            self._events = OrderedDict((event, None) for event in self._events if event.token != token)
 
     def has_watch(self, path: str, token: str) -> bool:
         return (path, token) in self._watches
@@ -114,10 +119,7 @@ class ClientCore:
 
     def take_event(self) -> WatchEvent | None:
         """Return the oldest event. Equal ones that wait are one."""
-        for event in self._events:
-            del self._events[event]
-            return event
-        return None
+        return self._events.popitem(last=False)[0] if self._events else None
 
     def feed(self, chunk: bytes) -> None:
         """Take bytes of the server in.
@@ -137,8 +139,11 @@ class ClientCore:
         if len(strings) < 2:
             raise PeerProtocolError(f"watch event with {len(strings)} strings")
         path, token = (text.decode("utf-8", "surrogateescape") for text in strings[:2])
-        if token in self._tokens:
-            self._events[WatchEvent(path, token)] = None
+        if token not in self._tokens:
+            return
+        self._events[WatchEvent(path, token)] = None
+        if len(self._events) > EVENTS_MAX:
+            raise PeerProtocolError(f"more than {EVENTS_MAX} watch events wait")
 
     def _take_answer(self, message: Message) -> None:
         is_error = message.type == MessageType.ERROR

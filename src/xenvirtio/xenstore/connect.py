@@ -36,7 +36,7 @@ def connect_path(path: str | Path) -> Channel | None:
         if stat.S_ISSOCK(mode):
             return UnixSocketChannel.connect(path)
         return XenbusDevice(Path(path)) if read_kernel_store() is KernelStore.READY else None
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path is a ValueError
         return None
 
 
