@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from xenvirtio.ids import DomId
@@ -10,6 +11,8 @@ from xenvirtio.xenstore.stream import RingStream
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.watch import Watch
 from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType, join_strings
+
+_WATCH_EVENT = int(MessageType.WATCH_EVENT)
 
 WATCH_BYTES = 64
 """What a watch costs of the memory quota besides its path and token."""
@@ -24,7 +27,8 @@ class OutgoingQueue:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes | int, tuple[Message, float]] = {}
+        self._waiting: OrderedDict[bytes | int, tuple[Message, float]] = OrderedDict()
+        """An ordinary dict would search for its first entry past all those already taken."""
         self._serial = 0
         self.replies = 0
         self.queued_bytes = 0
@@ -45,9 +49,11 @@ class OutgoingQueue:
 
     def pop(self) -> Message | None:
         """Take the oldest message."""
-        for key in self._waiting:
-            return self._take(key)
-        return None
+        if not self._waiting:
+            return None
+        _, (message, _) = self._waiting.popitem(last=False)
+        self._account(message)
+        return message
 
     def expire_events(self, before_s: float) -> int:
         """Drop the events queued earlier than this; return how many."""
@@ -58,19 +64,17 @@ class OutgoingQueue:
             if message.type == MessageType.WATCH_EVENT:
                 late.append(key)
         for key in late:
-            self._take(key)
+            self._account(self._waiting.pop(key)[0])
         return len(late)
 
     def _push(self, key: bytes | int, message: Message, now_s: float) -> None:
         self._waiting[key] = message, now_s
         self.queued_bytes += len(message.payload)
 
-    def _take(self, key: bytes | int) -> Message:
-        message, _ = self._waiting.pop(key)
+    def _account(self, message: Message) -> None:
         self.queued_bytes -= len(message.payload)
-        if message.type != MessageType.WATCH_EVENT:
+        if message.type != _WATCH_EVENT:
             self.replies -= 1
-        return message
 
     def _next_serial(self) -> int:
         self._serial += 1
