@@ -61,9 +61,10 @@ def test_a_server_that_never_stops_telling_is_given_up() -> None:
     core = ClientCore()
     core.remember_watch("/", "t")
     core.connected()
+    paths = (b"/%d" % number for number in range(EVENTS_MAX + 1))
+    events = b"".join(Message(MessageType.WATCH_EVENT, 0, 0, join_strings((path, b"t"))).encode() for path in paths)
     with pytest.raises(PeerProtocolError):
-        for number in range(EVENTS_MAX + 2):
-            core.feed(Message(MessageType.WATCH_EVENT, 0, 0, join_strings((b"/%d" % number, b"t"))).encode())
+        core.feed(events)
 
 
 Lie = Callable[[Message], bytes | None]

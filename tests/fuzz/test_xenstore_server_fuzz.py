@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,9 +19,9 @@ CALLERS = (0, 3, 3, 4)
 
 words = st.sampled_from(
     [
-        *(b"/", b"/a", b"a/b", b"/a/b/c", b"/local/domain/3", b"/local/domain/3/x", b"@releaseDomain", b"@introduceDomain"),
-        *(b"n0", b"r3", b"b32757", b"3", b"4", b"0", b"-1", b"1", b"65535", b"65536", b"9" * 30, b"T", b"F", b"", b"//"),
-        *(b"\xff", b"x" * 2100, b"y" * 4000, b"check", b"quota", b"set", b"nodes", b"log", b"on", b"off", b"memreport"),
+        *(b"/", b"/a", b"a/b", b"/a/b/c", b"/local/domain/3", b"/local/domain/3/x", b"@releaseDomain"),
+        *(b"n0", b"r3", b"b32757", b"3", b"4", b"0", b"-1", b"1", b"65535", b"65536", b"9" * 30, b"T", b"F", b""),
+        *(b"//", b"\xff", b"x" * 2100, b"y" * 4000, b"check", b"quota", b"set", b"nodes", b"log", b"on", b"off", b"memreport"),
     ]
 )
 payloads = st.builds(
@@ -44,7 +45,7 @@ streams = st.lists(st.one_of(requests, requests, requests, headers_that_lie, st.
 
 def pieces(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
     places = sorted({cut % (len(stream) + 1) for cut in cuts} | {0, len(stream)})
-    return [stream[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(places)]
 
 
 def ask(carrier: socket.socket, kind: MessageType, payload: bytes) -> Message:

@@ -16,10 +16,9 @@ from enum import Enum
 from xenvirtio.errors import PeerProtocolError
 from xenvirtio.xenstore.wire import Message, MessageDecoder, MessageType, join_strings, parse_error, split_strings
 
-
 EVENTS_MAX = 100_000
-"""Different ones that nobody has taken. Beyond it the connection is given up, as for any nonsense: memory is bounded, and
-the next connection fires every watch, so that nothing is missed."""
+"""Different ones that nobody has taken. Beyond it the connection is given up, as for any nonsense: memory is bounded,
+and the next connection fires every watch, so that nothing is missed."""
 
 
 class ClientState(Enum):
