@@ -94,9 +94,10 @@ EXEMPT: dict[str, Exemption] = {
     "xenstore.connect": Exemption({"os", "channels"}, "looks which way to XenStore this machine has"),
     "xenstore.journal_file": Exemption({"os", "fcntl"}, "writes what journal encodes, before replies go out"),
     "xenstore.serve": Exemption(
-        {"os", "socket", "selectors", "threading", "concurrent", "time"}, "pumps the server core over its carriers"
+        {"os", "socket", "threading", "concurrent", "time"}, "pumps the server core over its carriers"
     ),
-    "xenstore.serve_socket": Exemption({"os", "socket", "selectors"}, "a carrier: Unix sockets"),
+    "xenstore.serve_poll": Exemption({"select"}, "waits for the carriers"),
+    "xenstore.serve_socket": Exemption({"os", "socket"}, "a carrier: Unix sockets"),
     "xenstore.serve_ring": Exemption({"channels"}, "a carrier: the ring of a domain"),
     "xenstore.serve_xen": Exemption(
         {"ctypes", "time", "channels", "xen"}, "maps rings and binds event channels; waits for a predecessor's end"

@@ -85,12 +85,14 @@ LIES: dict[str, Lie] = {
     "an unknown error": lambda r: _reply(r, b"EWHATEVER\0", kind=MessageType.ERROR),
     "an empty error": lambda r: _reply(r, b"", kind=MessageType.ERROR),
     "a conflict": lambda r: _reply(r, b"EAGAIN\0", kind=MessageType.ERROR),
-    "a list too long": lambda r: _reply(r, b"E2BIG\0", kind=MessageType.ERROR)
-    if r.type == MessageType.DIRECTORY
-    else _reply(r, b"7\0child\0"),
-    "a list that changes for ever": lambda r: _reply(r, b"E2BIG\0", kind=MessageType.ERROR)
-    if r.type == MessageType.DIRECTORY
-    else _reply(r, b"%d\0child\0" % time.monotonic_ns()),
+    "a list too long": lambda r: (
+        _reply(r, b"E2BIG\0", kind=MessageType.ERROR) if r.type == MessageType.DIRECTORY else _reply(r, b"7\0child\0")
+    ),
+    "a list that changes for ever": lambda r: (
+        _reply(r, b"E2BIG\0", kind=MessageType.ERROR)
+        if r.type == MessageType.DIRECTORY
+        else _reply(r, b"%d\0child\0" % time.monotonic_ns())
+    ),
     "no text": lambda r: _reply(r, b"\xff\xfe"),
     "nothing": lambda r: _reply(r, b""),
     "a number too large": lambda r: _reply(r, b"9" * 4096),

@@ -1,4 +1,4 @@
-"""The pump of the server: one thread, one selector, sockets and domains' rings alike.
+"""The pump of the server: one thread, one epoll, sockets and domains' rings alike.
 
 Each client gets a bounded turn, one after the other, so that a flood from one delays the others by a turn each and no
 more. A client that the server does not want to read (debt, unread replies) is left to its carrier's own bound.
@@ -9,9 +9,9 @@ in this order).
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
-import selectors
 import socket
 import threading
 import time
@@ -28,6 +28,7 @@ from xenvirtio.xenstore import serve_socket
 from xenvirtio.xenstore.connection import Connection
 from xenvirtio.xenstore.domains import CONTROL_DOMID
 from xenvirtio.xenstore.serve_link import Link
+from xenvirtio.xenstore.serve_poll import READABLE, WRITABLE, Poller
 from xenvirtio.xenstore.serve_socket import SocketLink
 from xenvirtio.xenstore.server import XenStoreServer
 
@@ -45,10 +46,12 @@ class XenStoreService:
         it keeps no client has seen acknowledged in vain."""
         self._save = save
         self._server = server if server is not None else XenStoreServer(time.monotonic)
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self._links: dict[Connection, Link] = {}
         self._runnable: dict[Link, None] = {}
         self._delayed: dict[Link, None] = {}
+        self._due: list[tuple[float, int, Link]] = []
+        """A heap of the delayed ones that only have to wait, by when; the others wait for their peer to read."""
         self._unread: dict[Link, None] = {}
         self._touched: dict[Link, None] = {}
         """Those whose state may have to be kept, or who may have something to send, at the end of this round."""
@@ -142,28 +145,27 @@ class XenStoreService:
 
     def _add_socket(self, carrier: socket.socket, domid: DomId, privileged: bool | None) -> None:
         connection = self._server.connect(domid, privileged=privileged, kept=False)
-        self.add(SocketLink(connection, carrier, self._selector, self._serve_socket))
+        self.add(SocketLink(connection, carrier, self._poller, self._serve_socket))
 
     def _serve_socket(self, link: Link, events: int) -> None:
         assert isinstance(link, SocketLink)
         try:
-            if events & selectors.EVENT_WRITE:
+            if events & WRITABLE:
                 link.flush()
-            if events & selectors.EVENT_READ:
+                self._set_interest(link)
+            if events & READABLE:
                 if not link.receive():
                     self.drop(link)
                     return
-                self._runnable[link] = None
+                self._runnable[link] = None  # its turn comes in this very round: what it waits for stays as it is
         except OSError:
             self.drop(link)
-            return
-        self._set_interest(link)
 
     # -- for carriers; in the thread only, or before it runs
 
     def watch_descriptor(self, descriptor: int, ready: Callable[[int], None]) -> None:
-        """Call `ready` with the selector's events when a descriptor is readable."""
-        self._selector.register(descriptor, selectors.EVENT_READ, ready)
+        """Call `ready` with the poller's events when a descriptor is readable."""
+        self._poller.ask(descriptor, READABLE, ready)
 
     def add(self, link: Link) -> None:
         """Serve a connection by this carrier."""
@@ -190,13 +192,12 @@ class XenStoreService:
 
     def _run(self) -> None:
         while not self._is_stopping:
-            for key, events in self._selector.select(self._timeout_s()):
-                key.data(events)
+            self._poller.wait(self._timeout_s())
             self.take_turns()
         self._close_all()
 
     def take_turns(self) -> None:
-        """Finish a round. Who has no thread calls this after whatever the selector would have told."""
+        """Finish a round. Who has no thread calls this after whatever the poller would have told."""
         for link in list(self._runnable):
             if link not in self._runnable:
                 continue  # dropped meanwhile: somebody released its domain
@@ -211,11 +212,9 @@ class XenStoreService:
     def _timeout_s(self) -> float | None:
         if self._runnable or self._touched:
             return 0.0
-        now_s = time.monotonic()
-        due_s = min((link.due_s for link in self._delayed), default=math.inf)
-        if self._delayed or self._unread:
-            due_s = min(due_s, now_s + EXPIRY_S)
-        return None if due_s == math.inf else max(0.0, due_s - now_s)
+        if not self._delayed and not self._unread:
+            return None
+        return min(EXPIRY_S, max(0.0, self._due[0][0] - time.monotonic())) if self._due else EXPIRY_S
 
     def _run_calls(self) -> None:
         os.eventfd_read(self._wake)
@@ -228,14 +227,19 @@ class XenStoreService:
         for _ in range(MESSAGES_PER_TURN):
             wait_s = math.inf if link.is_congested else self._server.read_delay_s(link.connection)
             if wait_s:
-                link.due_s = time.monotonic() + wait_s
-                self._delayed[link] = None
+                self._delay(link, wait_s)
             message = link.next_message() if not wait_s else None
             if message is None:
                 self._runnable.pop(link, None)
                 return
             self._server.receive(link.connection, message)
             link.fill()
+
+    def _delay(self, link: Link, wait_s: float) -> None:
+        link.due_s = time.monotonic() + wait_s
+        self._delayed[link] = None
+        if wait_s != math.inf:
+            heapq.heappush(self._due, (link.due_s, id(link), link))
 
     def _refuse(self, link: Link, error: PeerProtocolError) -> None:
         self._runnable.pop(link, None)
@@ -273,15 +277,21 @@ class XenStoreService:
 
     def _revive(self) -> None:
         """Let those take requests again who have waited long enough or have read their replies."""
+        if not self._delayed and not self._unread:
+            return
         now_s = time.monotonic()
         if now_s - self._expired_s >= EXPIRY_S:
             self._expired_s = now_s
             for link in self._unread:
                 self._server.expire_events(link.connection)
-        for link in list(self._delayed):
-            if link.due_s <= now_s or (link.due_s == math.inf and not link.has_unsent):
-                del self._delayed[link]
-                self._runnable[link] = None
+        while self._due and self._due[0][0] <= now_s:
+            _, _, link = heapq.heappop(self._due)
+            if link in self._delayed and link.due_s <= now_s:
+                self._resume(link)
+
+    def _resume(self, link: Link) -> None:
+        del self._delayed[link]
+        self._runnable[link] = None
 
     def _set_interest(self, link: Link) -> None:
         """Ask for what this link can use now."""
@@ -289,6 +299,8 @@ class XenStoreService:
             self._unread[link] = None
         else:
             self._unread.pop(link, None)
+            if link.due_s == math.inf and link in self._delayed:
+                self._resume(link)
         link.set_interest(reads=link not in self._delayed and link not in self._runnable)
 
     def _close_all(self) -> None:
@@ -300,4 +312,4 @@ class XenStoreService:
         for listener, path in self._listeners:
             listener.close()
             path.unlink(missing_ok=True)
-        self._selector.close()
+        self._poller.close()

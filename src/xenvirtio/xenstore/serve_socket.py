@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from xenvirtio.errors import PeerProtocolError
 from xenvirtio.xenstore.connection import Connection
 from xenvirtio.xenstore.serve_link import Link
+from xenvirtio.xenstore.serve_poll import READABLE, WRITABLE, Poller
 from xenvirtio.xenstore.wire import Message, MessageDecoder
 
 RECEIVE_BYTES = 16384
@@ -27,14 +27,14 @@ class SocketLink(Link):
         self,
         connection: Connection,
         carrier: socket.socket,
-        selector: selectors.BaseSelector,
+        poller: Poller,
         ready: Callable[[Link, int], None],
     ) -> None:
-        """`ready` gets the link and selector events; the selector calls it by the key's data."""
+        """`ready` gets the link and what the poller told."""
         super().__init__(connection)
         carrier.setblocking(False)
         self._socket = carrier
-        self._selector = selector
+        self._poller = poller
         self._ready = ready
         self._decoder = MessageDecoder()
         self._output = bytearray()
@@ -78,23 +78,17 @@ class SocketLink(Link):
             self.fill()
 
     def set_interest(self, *, reads: bool) -> None:
-        wanted = (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._output else 0)
-        if wanted == self._interest:
-            return
-        if not wanted:
-            self._selector.unregister(self._socket)
-        elif self._interest:
-            self._selector.modify(self._socket, wanted, self._on_event)
-        else:
-            self._selector.register(self._socket, wanted, self._on_event)
-        self._interest = wanted
+        wanted = (READABLE if reads else 0) | (WRITABLE if self._output else 0)
+        if wanted != self._interest:
+            self._poller.ask(self._socket.fileno(), wanted, self._on_event)
+            self._interest = wanted
 
     def _on_event(self, events: int) -> None:
         self._ready(self, events)
 
     def close(self) -> None:
         if self._interest:
-            self._selector.unregister(self._socket)
+            self._poller.ask(self._socket.fileno(), 0, self._on_event)
             self._interest = 0
         self._socket.close()
 
