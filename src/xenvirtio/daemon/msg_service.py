@@ -81,6 +81,10 @@ class BusService:
         select.select([self._carrier.fileno(), self._stop_fd], [], [], timeout)
         self._carrier.take_events()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def stop(self) -> None:
         """Have `run` return; from any thread, or a signal handler."""
         self._stopping = True
@@ -95,6 +99,8 @@ class BusService:
         self.stop()
         if self._thread is not None:
             self._thread.join()
+        else:
+            self.bus.close()
         self._carrier.close()
         os.close(self._stop_fd)
         if self._problem is not None:

@@ -304,6 +304,24 @@ class Argo(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class GrantedPages:
+    """Pages of ours, side by side, that another domain may map: one reference per page."""
+
+    mapping: Mapping
+    references: list[GrantRef]
+
+
+class GrantAllocator(Protocol):
+    """One open /dev/xen/gntalloc: memory of this domain that another one may use."""
+
+    def allocate(self, domid: DomId, count: int, *, writable: bool) -> GrantedPages:
+        """Grant `count` new pages to `domid`. Closing the mapping ends the access."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class StaticRegion:
     """Static shared memory, mapped. `is_cached`: as ordinary memory; `source` names the way, for people."""
 
@@ -329,6 +347,7 @@ class Hypervisor(Protocol):
     def open_device_model(self, domid: DomId) -> DeviceModel: ...
     def open_foreign_memory(self, domid: DomId) -> ForeignMemory: ...
     def open_grants(self) -> Grants: ...
+    def open_grant_allocator(self) -> GrantAllocator: ...
     def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
         """Map static shared memory, found by its `xen,id`; `address` and length are what the configuration says.
 

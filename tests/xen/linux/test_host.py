@@ -25,7 +25,7 @@ from xenvirtio.xen.linux import (
     node,
     privcmd,
 )
-from xenvirtio.xen.linux.gntalloc import ALLOC_GREF, DEALLOC_GREF, AllocGref, GrantAllocator
+from xenvirtio.xen.linux.gntalloc import ALLOC_GREF, DEALLOC_GREF, AllocGref, LinuxGrantAllocator
 
 GUEST = DomId(3)
 NAMES = {
@@ -272,7 +272,7 @@ def test_pages_granted_to_another_domain(kernel: FakeKernel, directory: str) -> 
         return 0
 
     kernel.answers = {"alloc": allocate}
-    allocator = GrantAllocator(f"{directory}/gntalloc")
+    allocator = LinuxGrantAllocator(f"{directory}/gntalloc")
     pages = allocator.allocate(DomId(0), 2, writable=True)
     assert pages.references == [20, 21]
     allocator.close()

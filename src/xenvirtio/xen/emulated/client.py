@@ -20,7 +20,7 @@ from typing import Protocol
 from xenvirtio.errors import ConfigurationError, HypervisorError, UsageError
 from xenvirtio.ids import PAGE_SIZE, DomId, EventPort, Gfn, GrantRef, RemotePort, ServerId, Spi
 from xenvirtio.xen import libc
-from xenvirtio.xen.capabilities import StaticRegion
+from xenvirtio.xen.capabilities import GrantedPages, StaticRegion
 from xenvirtio.xen.emulated.argo_client import EmulatedArgo
 from xenvirtio.xen.emulated.domain import DOM0
 from xenvirtio.xen.emulated.domain_control import EmulatedDomainControl
@@ -114,6 +114,9 @@ class EmulatedHypervisor:
 
     def open_argo(self) -> EmulatedArgo:
         return EmulatedArgo(self._kernel.call)
+
+    def open_grant_allocator(self) -> EmulatedGrantAllocator:
+        return EmulatedGrantAllocator(self._kernel)
 
     def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
         try:
@@ -396,6 +399,23 @@ class EmulatedGrants:
                     segment.move(self._kernel.window(window) + offset)
         for segment in segments:
             segment.write_status()
+
+    def close(self) -> None:
+        self._mappings.close()
+
+
+class EmulatedGrantAllocator:
+    """`GrantAllocator` of the domain that this hypervisor belongs to."""
+
+    def __init__(self, kernel: _Kernel) -> None:
+        self._kernel = kernel
+        self._mappings = OpenMappings()
+
+    def allocate(self, domid: DomId, count: int, *, writable: bool) -> GrantedPages:
+        reply = self._kernel.call("allocate_grants", {"domid": domid, "count": count, "writable": writable})
+        references = [GrantRef(reply.values["first"] + n) for n in range(count)]
+        mapping = _mapping(self._kernel, reply, array.array("q", reply.raw), self._mappings, writable=True)
+        return GrantedPages(mapping, references)
 
     def close(self) -> None:
         self._mappings.close()

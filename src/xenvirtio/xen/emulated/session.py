@@ -216,6 +216,30 @@ class Session:
         raw = array.array("q", offsets).tobytes()
         return Message(values={"held": held}, raw=raw, descriptors=(memory.descriptor,), owner=memory)
 
+    def _allocate_grants(self, request: Message) -> Message:
+        """Give the client pages of its own domain, granted to another: what gntalloc does."""
+        domid, count, readonly = DomId(request.values["domid"]), request.values["count"], not request.values["writable"]
+        own = self._host.find_granting(self._domid)
+        if own is None or count < 1:
+            raise Refusal(errno.EINVAL)
+        memory, grants = own.memory, own.grants
+        try:
+            first = memory.allocate_pages(count)
+            frames = [Gfn(first + n) for n in range(count)]
+            reference = grants.allocate(domid, frames, readonly=readonly)
+        except OSError as error:
+            raise Refusal(error.errno or errno.ENOMEM) from error
+
+        def give_up() -> None:
+            # a page that is still mapped stays what it is, as in Linux, which waits for the other domain
+            for n, frame in enumerate(frames):
+                if grants.end_access(GrantRef(reference + n)):
+                    memory.free_pages(frame)
+
+        raw = array.array("q", [memory.offset_of_frame(frame) or 0 for frame in frames]).tobytes()
+        values = {"held": self._hold(give_up), "first": int(reference)}
+        return Message(values=values, raw=raw, descriptors=(memory.descriptor,), owner=memory)
+
     def _grant_copy(self, request: Message) -> Message:
         """Check each grant; the client moves the bytes, since they lie in its address space."""
         answers = bytearray()
@@ -337,6 +361,7 @@ _OPERATIONS: dict[str, Callable[[Session, Message], Message]] = {
     "map_frames": Session._map_frames,
     "map_own_xenstore": Session._map_own_xenstore,
     "map_grants": Session._map_grants,
+    "allocate_grants": Session._allocate_grants,
     "grant_copy": Session._grant_copy,
     "argo_register_ring": Session._argo_register,
     "argo_unregister_ring": Session._argo_unregister,

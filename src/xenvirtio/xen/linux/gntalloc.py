@@ -6,14 +6,14 @@ Source: Linux include/uapi/xen/gntalloc.h (6.12). The kernel allows 1024 such gr
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import ClassVar
 
 from xenvirtio.ids import PAGE_SIZE, DomId, GrantRef
 from xenvirtio.xen import libc
+from xenvirtio.xen.capabilities import GrantedPages
 from xenvirtio.xen.hints import hypervisor_error
 from xenvirtio.xen.linux.node import Node
-from xenvirtio.xen.mapping import OpenMappings, OwnedMapping
+from xenvirtio.xen.mapping import OpenMappings
 
 ALLOC_GREF = 0x00184705
 DEALLOC_GREF = 0x00104706
@@ -36,15 +36,7 @@ class DeallocGref(ctypes.Structure):
     _fields_: ClassVar = [("index", ctypes.c_uint64), ("count", ctypes.c_uint32)]
 
 
-@dataclass(frozen=True, slots=True)
-class GrantedPages:
-    """Pages of ours, side by side, that another domain may map: one reference per page."""
-
-    mapping: OwnedMapping
-    references: list[GrantRef]
-
-
-class GrantAllocator:
+class LinuxGrantAllocator:
     """One open /dev/xen/gntalloc."""
 
     def __init__(self, path: str = "/dev/xen/gntalloc") -> None:

@@ -10,6 +10,7 @@ from xenvirtio.xen.linux.device_model import LinuxDeviceModel
 from xenvirtio.xen.linux.domain_control import LinuxDomainControl
 from xenvirtio.xen.linux.evtchn import LinuxEventChannels
 from xenvirtio.xen.linux.foreign_memory import LinuxForeignMemory
+from xenvirtio.xen.linux.gntalloc import LinuxGrantAllocator
 from xenvirtio.xen.linux.gntdev import LinuxGrants
 from xenvirtio.xen.linux.privcmd import Privcmd
 from xenvirtio.xen.linux.static_region import map_static_region
@@ -33,6 +34,9 @@ class LinuxHypervisor:
 
     def open_grants(self) -> LinuxGrants:
         return LinuxGrants(f"{self._directory}/gntdev")
+
+    def open_grant_allocator(self) -> LinuxGrantAllocator:
+        return LinuxGrantAllocator(f"{self._directory}/gntalloc")
 
     def map_static_region(self, identifier: str, address: int, length_bytes: int, *, how: str = "auto") -> StaticRegion:
         return map_static_region(identifier, address, length_bytes, how=how)
