@@ -92,6 +92,7 @@ EXEMPT: dict[str, Exemption] = {
         {"os", "select", "threading", "time", "channels"}, "pumps client_core over a channel for threads that wait"
     ),
     "xenstore.connect": Exemption({"os", "channels"}, "looks which way to XenStore this machine has"),
+    "xenstore.open": Exemption({"time", "channels"}, "waits for a XenStore that comes late"),
     "xenstore.journal_file": Exemption({"os", "fcntl"}, "writes what journal encodes, before replies go out"),
     "xenstore.serve": Exemption(
         {"os", "socket", "threading", "concurrent", "time"}, "pumps the server core over its carriers"

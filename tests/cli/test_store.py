@@ -14,11 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from xenvirtio.channels.xenbus_device import KernelStore
 from xenvirtio.cli.main import main
 from xenvirtio.cli.store_client import escape, unescape
 from xenvirtio.errors import ConfigurationError, XenStoreError
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.connect import Presence
+from xenvirtio.xenstore.open import wait_store
 from xenvirtio.xenstore.profile import FULL, ZEPHYR_DOM0, Profile
 from xenvirtio.xenstore.serve import XenStoreService
 from xenvirtio.xenstore.server import XenStoreServer
@@ -451,3 +454,27 @@ def test_help_teaches(words: list[str], capsys: pytest.CaptureFixture[str]) -> N
         main(["store", *words, "--help"])
     assert ended.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_waiting_for_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "socket"
+    wait = ["store", "wait", "--socket", str(path)]
+    assert main([*wait, "--timeout", "0"]) == 1
+    assert capsys.readouterr().out == f"late: XenStore is not there yet: there is no {path}\n"
+    server = Server(tmp_path, state=False)
+    server.start()
+    assert main([*wait, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "ready"
+    server.end(signal.SIGTERM)
+
+
+def test_waiting_where_no_xenstore_will_ever_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wait_store.__kwdefaults__ is not None
+    absent = Presence(KernelStore.ABSENT, "none promised")
+    monkeypatch.setitem(wait_store.__kwdefaults__, "look", lambda _: absent)
+    assert main(["store", "wait", "--timeout", "3600"]) == 3
+    assert capsys.readouterr().out == "absent: no XenStore: none promised\n"
+    assert main(["store", "ls"]) == 1
+    assert "no XenStore: none promised" in capsys.readouterr().err

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from xenvirtio import __version__
 from xenvirtio._engine_choice import describe_engine
+from xenvirtio.channels.xenbus_device import KernelStore
 from xenvirtio.daemon.configuration import Configuration, load_configuration
 from xenvirtio.daemon.logs import set_up_logging
 from xenvirtio.daemon.supervisor import Supervisor
 from xenvirtio.errors import ConfigurationError, ResourceError
 from xenvirtio.xen.capabilities import Hypervisor
 from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.open import StoreNotReadyError, wait_store
 
 log = logging.getLogger("xenvirtio.serve")
 
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         log.info("starting", extra={"version": __version__, "engine": describe_engine()})
         hypervisor, store = _connect(options.emulated)
         with store:
-            _wait_for(store)
+            _wait_for(store, is_emulated=options.emulated is not None)
             supervisor = Supervisor(hypervisor, store, configuration)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: supervisor.stop())
@@ -119,12 +121,26 @@ def _allow_many_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _wait_for(store: XenStoreClient) -> None:
-    """Wait for a XenStore that comes later than we do; any signal ends the process, which holds nothing yet."""
+def _wait_for(store: XenStoreClient, *, is_emulated: bool) -> None:
+    """Wait for a XenStore that comes later than we do; any signal ends the process, which holds nothing yet.
+
+    Raises:
+        ResourceError: this domain will never have one.
+    """
     if not store.wait_ready(1):
+        if not is_emulated:
+            _fail_without_store()
         log.warning("XenStore cannot be reached yet; waiting for it")
         while not store.wait_ready(10):
             pass
+
+
+def _fail_without_store() -> None:
+    try:
+        wait_store(0)
+    except StoreNotReadyError as error:
+        if error.state is KernelStore.ABSENT:
+            raise
 
 
 @contextmanager

@@ -26,6 +26,18 @@ Values are any bytes. In what is shown, and in what `write --escaped` takes, \\n
 cannot be printed.
 """
 
+WAIT_DESCRIPTION = """\
+Wait until XenStore answers, and say whether it does. In a dom0less domain XenStore comes late: the domain runs before
+the control domain has introduced it. Until then this touches nothing (a write to the kernel's device before its time
+would end XenStore for this domain until it reboots); it looks at /proc/interrupts, once a second in the end.
+
+  xenvirtio store wait --timeout 60 && xenvirtio metadata register root --type block base=0x2000000 irq=33
+"""
+
+WAIT_EPILOG = """\
+Exit codes: 0 ready, 1 late (promised, not there in time), 2 wrong usage, 3 absent (it will never come; said at once).
+"""
+
 SERVE_DESCRIPTION = """\
 Serve a complete XenStore on a Unix socket until SIGTERM: all operations of Xen 4.22, transactions, watches with depth,
 permissions. No Xen is needed. Clients of the socket are privileged, as dom0's are; it is readable by its owner alone.
@@ -60,6 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     commands = store.add_subparsers(dest="store_command", metavar="COMMAND", required=True)
     _add_serve(commands)
+    _add_wait(commands)
     _add_reading(_adder(commands))
     _add_changing(_adder(commands))
     _add_permissions(commands)
@@ -93,6 +106,20 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     serve.add_argument("--pid-file", type=Path, metavar="FILE", help="write the process id there once it serves")
     serve.add_argument("--log-format", choices=("text", "json"), default="text", help="default: text")
     serve.set_defaults(run=_run_serve)
+
+
+def _add_wait(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    wait = commands.add_parser(
+        "wait",
+        help="wait until XenStore answers, or say that it never will",
+        description=WAIT_DESCRIPTION,
+        epilog=WAIT_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    wait.add_argument("--timeout", type=float, default=30.0, metavar="S", help="default: 30; 0 looks once")
+    wait.add_argument("--socket", type=Path, metavar="PATH", help="the server's socket; default: as libxenstore")
+    wait.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    wait.set_defaults(run=_run_wait)
 
 
 def _adder(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Add:
@@ -191,3 +218,9 @@ def _run_serve(options: argparse.Namespace) -> int:
     from xenvirtio.cli import store_serve
 
     return store_serve.run(options)
+
+
+def _run_wait(options: argparse.Namespace) -> int:
+    from xenvirtio.cli import store_wait
+
+    return store_wait.run(options)

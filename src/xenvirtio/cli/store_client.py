@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from xenvirtio.channels import Channel
+from xenvirtio.channels.xenbus_device import KernelStore
 from xenvirtio.errors import ConfigurationError, ResourceError, XenStoreError
 from xenvirtio.xenstore.client import Operations, XenStoreClient
 from xenvirtio.xenstore.connect import Connector, connect_default, connect_path
+from xenvirtio.xenstore.open import StoreNotReadyError, wait_store
 from xenvirtio.xenstore.path import join, parent
 from xenvirtio.xenstore.permissions import parse_permission
-
-POLL_S = 0.05
 
 _ACCESS = {"n": "nothing", "r": "read", "w": "write", "b": "read and write"}
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -101,21 +100,20 @@ def _connect(options: argparse.Namespace) -> XenStoreClient:
     Raises:
         ResourceError: there is nobody.
     """
+    try:
+        wait_store(options.wait, options.socket)
+    except StoreNotReadyError as error:
+        raise ResourceError(f"{error}; {_remedy(error, options)}") from None
     connect: Connector = connect_default if options.socket is None else lambda: connect_path(options.socket)
-    deadline_s = time.monotonic() + options.wait
-    while (first := connect()) is None:
-        if time.monotonic() >= deadline_s:
-            raise ResourceError(_nobody(options))
-        time.sleep(POLL_S)
-    channels: list[Channel] = [first]
-    return XenStoreClient(lambda: channels.pop() if channels else connect())
+    return XenStoreClient(connect)
 
 
-def _nobody(options: argparse.Namespace) -> str:
+def _remedy(error: StoreNotReadyError, options: argparse.Namespace) -> str:
     if options.socket is not None:
-        why = "nobody listens there" if options.socket.exists() else "there is no such socket"
-        return f"{options.socket}: {why}; start one with: xenvirtio store serve --socket {options.socket}"
-    return "no XenStore server found; --socket PATH names one, --wait S waits for it"
+        return f"start one with: xenvirtio store serve --socket {options.socket}"
+    if error.state is KernelStore.LATE:
+        return "--wait S waits for it"
+    return "--socket PATH names a server"
 
 
 def explain(client: XenStoreClient, error: XenStoreError) -> str:
