@@ -5,6 +5,7 @@ A file is read by asking for each key once; what nobody asked for is unknown and
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -24,6 +25,11 @@ def between(low: int, high: int) -> Check:
 def one_of(names: Iterable[str]) -> Check:
     allowed = tuple(names)
     return lambda value: None if value in allowed else "one of " + ", ".join(allowed)
+
+
+def toml_text(value: str) -> str:
+    """A TOML basic string: JSON's escapes are TOML's, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load_toml(path: Path) -> Table:

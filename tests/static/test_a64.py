@@ -11,6 +11,7 @@ import pytest
 from xenvirtio.static import a64
 
 INSTRUCTIONS = [
+    ("nop", a64.NO_OPERATION),
     ("wfi", a64.WAIT_FOR_INTERRUPT),
     ("wfe", a64.WAIT_FOR_EVENT),
     ("isb", a64.INSTRUCTION_BARRIER),
@@ -93,5 +94,5 @@ def test_a_branch_is_read_back(offset: int) -> None:
 
 
 def test_nothing_else_is_read_as_a_branch() -> None:
-    assert [a64.branch_offset(word) for text, word in INSTRUCTIONS if not text.startswith("b ")] == [None] * 26
+    assert [a64.branch_offset(word) for text, word in INSTRUCTIONS if not text.startswith("b ")] == [None] * 27
     assert a64.branch_offset(0x94000010) is None, "bl"

@@ -19,6 +19,7 @@ from xenvirtio.static.gate import PAGE_BYTES, TIMER_EXPIRED_BIT, WINDOWS_MAX, ga
 MAGIC = 0x74726976
 MZ = 0x91005A4D
 """add x13, x18, #0x16: what an EFI kernel starts with."""
+NOP = 0xD503201F
 LOADED = 0x40000000
 KERNEL_REGISTERS = (0x48000000, 0, 0, 0)
 WFI, WFE = bytes.fromhex("7f2003d5"), bytes.fromhex("5f2003d5")
@@ -48,7 +49,10 @@ def test_the_gate_is_behind_both_the_file_and_the_kernels_memory(length: int) ->
 
 
 @pytest.mark.parametrize("sleeps", [True, False])
-@pytest.mark.parametrize(("code0", "code1", "entry"), [(branch(0x400), 0, 0x400), (MZ, branch(0x404), 0x408)])
+@pytest.mark.parametrize(
+    ("code0", "code1", "entry"),
+    [(branch(0x400), 0, 0x400), (MZ, branch(0x404), 0x408), (NOP, branch(0x404), 0x408)],
+)
 def test_an_open_gate_leads_where_the_kernel_began(code0: int, code1: int, entry: int, sleeps: bool) -> None:
     cpu = run(wrap(kernel(code0, code1), [WINDOW], sleeps=sleeps), lambda address, looks: 2)
     assert cpu.entered == entry
@@ -125,8 +129,9 @@ def test_any_header_gives_a_whole_image_or_an_error(header: bytes, length: int) 
         (bytes(100), "not an arm64 Image"),
         (kernel(size=0), "no image size"),
         (kernel(text_offset=0x234), "text_offset 0x234"),
-        (kernel(code0=0xD503201F), "starts with the instruction 0xd503201f"),
-        (kernel(code0=MZ), "starts with the instruction"),
+        (kernel(code0=NOP), "starts with the instructions 0xd503201f 0x00000000"),
+        (kernel(code0=MZ), "starts with the instructions 0x91005a4d"),
+        (kernel(code0=0xD503207F, code1=branch(0x404)), "starts with the instructions 0xd503207f"),
         (kernel(code0=branch(-8)), "outside the image"),
         (kernel(code0=branch(0x9000)), "outside the image"),
         (kernel(code0=branch(0)), "outside the image"),

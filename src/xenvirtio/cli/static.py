@@ -11,6 +11,7 @@ says which domains, memory, shared regions, event channels and virtio devices th
 
   xenvirtio static check system.toml         # what is wrong with it, before anybody boots it
   xenvirtio static show system.toml          # the memory map and the channels; --svg map.svg
+  xenvirtio static build system.toml -o out  # trees, boot modules, configurations
 """
 
 FILE_HELP = "the description; docs/static.md has every key"
@@ -34,6 +35,24 @@ Exit codes: 0 no errors (with --strict: no warnings either), 1 some, 2 not a des
 SHOW_DESCRIPTION = """\
 Show a description with everything assigned that it leaves out: the memory of the host and of each domain, shared
 regions joined across, event channels and devices. It need not be free of errors.
+"""
+
+BUILD_DESCRIPTION = """\
+Check a description, then write all that it stands for into one folder: the host tree with Xen's /chosen, a partial tree
+for each domain, the boot modules (kernels with a gate where the description says so, ramdisks with the plan inside),
+ImageBuilder's and Yocto's files, what a Zephyr domain is built with, and backends.toml.
+
+  xenvirtio static build system.toml -o out/ --host-tree board.dtb --files build/deploy
+
+The same inputs give the same bytes. A failure leaves the former folder as it was.
+"""
+
+BUILD_EPILOG = """\
+out/README.txt says what each file is for, docs/static-build.md says more. dtc compiles the trees: Debian package
+device-tree-compiler; pip install 'xenvirtio[static]' brings the library that reads the host's.
+
+Exit codes: 0 written, 1 the description has errors (their lines are those of `static check`) or something failed,
+2 wrong usage, an input that is missing or not what it should be.
 """
 
 
@@ -65,6 +84,32 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
     show.add_argument("--svg", type=Path, metavar="OUT", help="write a picture to OUT instead")
     show.set_defaults(run=run_show)
+    _add_build(commands)
+
+
+def _add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser(
+        "build",
+        help="write trees, boot modules and configurations",
+        description=BUILD_DESCRIPTION,
+        epilog=BUILD_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    build.add_argument("file", type=Path, metavar="FILE", help=FILE_HELP)
+    build.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="the folder to write")
+    build.add_argument(
+        "--files",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="where kernels, ramdisks and files are; may be given several times; default: the description's folder",
+    )
+    build.add_argument(
+        "--host-tree", type=Path, metavar="TREE", help="the machine's .dtb or .dts, instead of the description's"
+    )
+    build.add_argument("--xen", metavar="VERSION", help="build for this Xen instead of the description's")
+    build.add_argument("--force", action="store_true", help="replace OUT even if static build did not write it")
+    build.set_defaults(run=run_build)
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -75,5 +120,11 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_show(options: argparse.Namespace) -> int:
     from xenvirtio.cli.static_show import run
+
+    return run(options)
+
+
+def run_build(options: argparse.Namespace) -> int:
+    from xenvirtio.cli.static_build import run
 
     return run(options)

@@ -63,7 +63,7 @@ def as_json(system: System, findings: Sequence[Finding]) -> str:
 def _print(system: System, findings: Sequence[Finding]) -> None:
     source = system.description.source
     for finding in findings:
-        _print_line(finding, source)
+        print_finding(finding, source)
     print(summary(system, findings))
 
 
@@ -80,7 +80,7 @@ def summary(system: System, findings: Sequence[Finding]) -> str:
     return f"{system.description.name}: {what}, for Xen {system.description.xen}: {found or 'nothing found wrong'}"
 
 
-def _print_line(finding: Finding, source: str) -> None:
+def print_finding(finding: Finding, source: str) -> None:
     """One line, whatever the width of the terminal: it is there to be searched for."""
     if sys.stdout.isatty():
         try:

@@ -19,6 +19,7 @@ XZR = 31
 BRANCH_REACH_BYTES = 1 << 27
 """`b` reaches this far back, and one instruction less forward."""
 
+NO_OPERATION = 0xD503201F
 WAIT_FOR_INTERRUPT = 0xD503207F
 WAIT_FOR_EVENT = 0xD503205F
 INSTRUCTION_BARRIER = 0xD5033FDF

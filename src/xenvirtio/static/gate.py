@@ -44,6 +44,7 @@ MARK = b"xenvirtio gate 1"
 
 _HEADER = struct.Struct("<IIQQQQQQ4sI")
 """code0, code1, text_offset, image_size, flags, three reserved, magic, offset of the PE header."""
+_MZ = int.from_bytes(b"MZ", "little")
 _IMAGE_MAGIC = b"ARM\x64"
 _OTHER_FILES = (
     (0, b"\x1f\x8b", "compressed with gzip", "unpack it: gunzip -k FILE"),
@@ -129,10 +130,11 @@ def _entry(image: _Image, name: str) -> int:
             if not _HEADER.size <= entry < image.size:
                 raise ConfigurationError(name, f"its entry {entry:#x} is outside the image", "is the file damaged?")
             return entry
-        # An EFI kernel starts with "MZ", as an instruction without effect; what else may stand here is unknown.
-        if number == 0 and instruction & 0xFFFF != int.from_bytes(b"MZ", "little"):
+        # An EFI kernel starts with "MZ", as an instruction without effect, another Linux with a nop.
+        if number == 0 and instruction != a64.NO_OPERATION and instruction & 0xFFFF != _MZ:
             break
-    raise ConfigurationError(name, f"starts with the instruction {image.code[0]:#010x}", "allowed: a branch, or MZ")
+    problem = f"starts with the instructions {image.code[0]:#010x} {image.code[1]:#010x}"
+    raise ConfigurationError(name, problem, "allowed: a branch, or a nop or MZ and a branch")
 
 
 def _gate_page(entry: int, windows: Sequence[int], sleeps: bool) -> bytes:

@@ -46,7 +46,6 @@ The static generator writes it, the programs in the VM read it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -54,7 +53,7 @@ from pathlib import Path
 
 from xenvirtio.errors import ConfigurationError
 from xenvirtio.ids import DomId, EventPort, RemotePort, Spi
-from xenvirtio.toml_table import Table, between, load_toml, one_of, parse_toml
+from xenvirtio.toml_table import Table, between, load_toml, one_of, parse_toml, toml_text
 from xenvirtio.virtio.device import DeviceType
 
 PLAN_FORMAT = 1
@@ -175,19 +174,19 @@ def encode_plan(plan: Plan) -> str:
     """Write a plan as TOML that `parse_plan` gives back."""
     lines = [
         f"format = {PLAN_FORMAT}",
-        f"name = {_text(plan.name)}",
+        f"name = {toml_text(plan.name)}",
         f"domid = {plan.domid}",
-        f"generation = {_text(plan.generation)}",
+        f"generation = {toml_text(plan.generation)}",
         "",
         "[domains]",
-        *(f"{_text(name)} = {domid}" for name, domid in plan.domains.items()),
+        *(f"{toml_text(name)} = {domid}" for name, domid in plan.domains.items()),
     ]
     for region in plan.regions:
-        lines += ["", "[[region]]", f"id = {_text(region.id)}", f"address = {region.address:#x}"]
+        lines += ["", "[[region]]", f"id = {toml_text(region.id)}", f"address = {region.address:#x}"]
         lines.append(f"size = {region.size_bytes:#x}")
     for channel in plan.channels:
-        lines += ["", "[[channel]]", f"name = {_text(channel.name)}", f"port = {channel.port}"]
-        lines += [f"peer = {_text(channel.peer)}", f"peer_port = {channel.peer_port}"]
+        lines += ["", "[[channel]]", f"name = {toml_text(channel.name)}", f"port = {channel.port}"]
+        lines += [f"peer = {toml_text(channel.peer)}", f"peer_port = {channel.peer_port}"]
     for device in plan.devices:
         lines += ["", "[[device]]", *_device_lines(device)]
     return "\n".join(lines) + "\n"
@@ -195,26 +194,21 @@ def encode_plan(plan: Plan) -> str:
 
 def _device_lines(device: PlannedDevice) -> list[str]:
     lines = [
-        f"name = {_text(device.name)}",
-        f"type = {_text(device.type.name.lower())}",
-        f"role = {_text(device.role.value)}",
-        f"peer = {_text(device.peer)}",
+        f"name = {toml_text(device.name)}",
+        f"type = {toml_text(device.type.name.lower())}",
+        f"role = {toml_text(device.role.value)}",
+        f"peer = {toml_text(device.peer)}",
         f"devid = {device.devid}",
-        f"transport = {_text(device.transport.value)}",
+        f"transport = {toml_text(device.transport.value)}",
     ]
     match device.transport:
         case Transport.MMIO:
             lines += [f"base = {device.base:#x}", f"irq = {device.irq}", f"grants = {str(device.grants).lower()}"]
         case Transport.MSG_STATIC:
-            lines += [f"region = {_text(device.region)}", f"channel = {_text(device.channel)}"]
+            lines += [f"region = {toml_text(device.region)}", f"channel = {toml_text(device.channel)}"]
         case Transport.MSG_ARGO:
             lines.append(f"argo_port = {device.argo_port:#x}")
     return lines
-
-
-def _text(value: str) -> str:
-    """A TOML basic string: JSON's escapes are TOML's, but for DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _plan(top: Table) -> Plan:

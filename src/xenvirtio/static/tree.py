@@ -84,7 +84,12 @@ def source_of(root: Node) -> str:
     Raises:
         UsageError: a name, a label or a number that no tree can have.
     """
-    return "/dts-v1/;\n\n" + "\n".join(["/ {", *_body(root, 1), "};"]) + "\n"
+    return "/dts-v1/;\n\n" + overlay_of(root)
+
+
+def overlay_of(root: Node) -> str:
+    """Source to append to that of another tree, whose labels it may refer to."""
+    return "\n".join(["/ {", *_body(root, 1), "};"]) + "\n"
 
 
 def with_chosen(host: str, chosen: Node) -> str:

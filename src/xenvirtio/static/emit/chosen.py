@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from xenvirtio.static.description import CAPABILITIES, Domain, Enhanced
 from xenvirtio.static.emit.modules import Module, ModuleKind, modules_of
+from xenvirtio.static.emit.passthrough import UIO_COMPATIBLE, has_uio_nodes
 from xenvirtio.static.span import Span
 from xenvirtio.static.system import ChannelEnd, ChannelPair, SharedRegion, System
 from xenvirtio.static.tree import EMPTY, TWO_CELLS, Cells, Node, Reference, Value, cells, texts, wide
 
-KIB = 1 << 10
+UIO_ARGUMENT = "uio_pdrv_genirq.of_id"
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,9 @@ class HostTree:
     address_cells: int = 2
     size_cells: int = 2
     stdout_path: str = ""
+
+
+DEFAULT_HOST = HostTree()
 
 
 def xen_arguments(system: System) -> str:
@@ -39,13 +44,24 @@ def xen_arguments(system: System) -> str:
     return " ".join(arguments)
 
 
-def chosen_node(system: System, modules: Sequence[Module], host: HostTree) -> Node:
+def bootargs(system: System, domain: Domain) -> str:
+    """A kernel's command line: as described, and what Linux's UIO driver must be told where memory is mapped so."""
+    needed = f"{UIO_ARGUMENT}={UIO_COMPATIBLE}"
+    if not has_uio_nodes(system, domain) or UIO_ARGUMENT in domain.arguments:
+        return domain.arguments
+    return f"{domain.arguments} {needed}".strip()
+
+
+def bare_chosen_node(system: System, host: HostTree) -> Node:
+    """The node with the console alone: nothing of who booted before, no seeds that differ with each look."""
+    console = system.description.host.console or host.stdout_path
+    return Node("chosen", {"stdout-path": texts(console)} if console else {})
+
+
+def chosen_node(system: System, modules: Sequence[Module], host: HostTree = DEFAULT_HOST) -> Node:
     """The whole node, all labels it refers to included."""
     description = system.description
-    console = description.host.console or host.stdout_path
-    properties: dict[str, Value] = dict(TWO_CELLS)
-    if console:
-        properties["stdout-path"] = texts(console)
+    properties = {**TWO_CELLS, **bare_chosen_node(system, host).properties}
     properties["xen,xen-bootargs"] = texts(xen_arguments(system))
     if description.static_heap:
         # Xen reads this one in the root's cells, not in those of /chosen
@@ -53,7 +69,7 @@ def chosen_node(system: System, modules: Sequence[Module], host: HostTree) -> No
         properties["xen,static-heap"] = _spans(description.static_heap, *widths)
     children: list[Node] = []
     for domain in system.domains:
-        inner = [*_module_nodes(domain, modules_of(modules, domain.name)), *_meeting_nodes(system, domain)]
+        inner = [*_module_nodes(system, domain, modules_of(modules, domain.name)), *_meeting_nodes(system, domain)]
         children += inner if domain.is_dom0 else [Node(domain.name, _domain_properties(domain), inner)]
     return Node("chosen", properties, children)
 
@@ -81,15 +97,15 @@ def _domain_properties(domain: Domain) -> Mapping[str, Value]:
     return found
 
 
-def _module_nodes(domain: Domain, modules: Mapping[ModuleKind, Module]) -> list[Node]:
+def _module_nodes(system: System, domain: Domain, modules: Mapping[ModuleKind, Module]) -> list[Node]:
     nodes = []
     for kind, module in modules.items():
         properties: dict[str, Value] = {
             "compatible": texts(f"multiboot,{kind.value}", "multiboot,module"),
             "reg": _spans([module.span], 2, 2),
         }
-        if kind is ModuleKind.KERNEL and domain.arguments:
-            properties["bootargs"] = texts(domain.arguments)
+        if kind is ModuleKind.KERNEL and bootargs(system, domain):
+            properties["bootargs"] = texts(bootargs(system, domain))
         nodes.append(Node(f"module@{module.span.address:x}", properties))
     return nodes
 

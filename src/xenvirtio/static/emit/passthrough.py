@@ -29,13 +29,19 @@ def mmio_devices(system: System, domain: str) -> list[SystemDevice]:
     ]
 
 
+def has_uio_nodes(system: System, domain: Domain) -> bool:
+    """Whether programs of the domain map its shared memory through UIO. dom0 has the host's tree, not one of these."""
+    wants = domain.os is Os.LINUX and domain.view is View.UIO and not domain.is_dom0
+    return wants and bool(system.regions_of(domain.name))
+
+
 def passthrough_tree(system: System, domain: Domain) -> Node | None:
     """The root of the partial tree, or None for a domain that needs none."""
     nodes = [_virtio_node(system, device) for device in mmio_devices(system, domain.name)]
     if any(device.grants for device in mmio_devices(system, domain.name)):
         grant_dma: dict[str, Value] = {"compatible": texts("xen,grant-dma"), "#iommu-cells": cells(1)}
         nodes.insert(0, Node("xen-grant-dma", grant_dma, label=GRANT_LABEL))
-    if domain.os is Os.LINUX and domain.view is View.UIO:
+    if has_uio_nodes(system, domain):
         nodes += [
             uio_node(region.guests[domain.name], region.size_bytes) for region in system.regions_of(domain.name)
         ]
