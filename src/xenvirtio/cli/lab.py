@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import sys
@@ -57,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     build.add_argument(
         "--install-tools", action="store_true", help="apt-get install missing programs first (needs root)"
     )
+    _add_xen_source(build)
     build.set_defaults(run=_build)
 
     up = actions.add_parser(
@@ -67,6 +69,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         " having them: Image, guest.cpio.gz, guest-python.cpio.gz.",
     )
     up.add_argument("system", nargs="?", type=Path, metavar="SYSTEM", help="system.toml, or a folder with boot.toml")
+    _add_xen_source(up)
     _add_size(up)
     up.add_argument(
         "--xenstore",
@@ -107,6 +110,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     test.add_argument("--list", action="store_true", help="list the scenarios and end")
     test.add_argument("--only", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    _add_xen_source(test)
     test.add_argument("--mode", choices=("foreign", "grant"), help="only this memory mode (default: all that apply)")
     _add_format(test)
     _add_name(test)
@@ -146,6 +150,25 @@ def _add_format(parser: argparse.ArgumentParser) -> None:
 
 def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="default", metavar="NAME", help="of the machine (default: default)")
+
+
+def _add_xen_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--xen-source",
+        metavar="PATH",
+        action=_SetXenSource,
+        help="a source tree or tarball of Xen to build and boot instead of Debian's 4.20; $XENVIRTIO_XEN_SOURCE says"
+        " the same for all commands. xl in dom0 stays that of 4.20 and works with no other version",
+    )
+
+
+class _SetXenSource(argparse.Action):
+    """The option is the variable, set for this process."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option: str | None = None) -> None:
+        from xenvirtio.lab.artifacts.xen_source import SOURCE_VARIABLE
+
+        os.environ[SOURCE_VARIABLE] = str(values)
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:

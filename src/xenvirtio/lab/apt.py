@@ -53,18 +53,31 @@ def host_mirror() -> str:
     given = os.environ.get(MIRROR_VARIABLE)
     if given:
         return given.rstrip("/")
+    for uri, release in _host_sources():
+        if "security" not in release and "security" not in uri and uri.endswith("debian"):
+            return uri
+    raise ConfigurationError(
+        "apt", "the host's sources name no Debian mirror", f"set {MIRROR_VARIABLE} to the address of one"
+    )
+
+
+def security_mirror() -> str:
+    """Where Debian's security updates are: beside the mirror, as deb.debian.org has them, unless the host says."""
+    if MIRROR_VARIABLE not in os.environ:
+        for uri, release in _host_sources():
+            if "security" in release and "debian" in uri:
+                return uri
+    return f"{host_mirror()}-security"
+
+
+def _host_sources() -> list[tuple[str, str]]:
+    """Address and release of every package source of the host's apt."""
     listing = output_of(
         "reading the host's apt sources",
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"],
     )
-    for line in listing.splitlines():
-        uri, _, release = line.partition(" ")
-        if "security" in release or "security" in uri or not uri.rstrip("/").endswith("debian"):
-            continue
-        return uri.rstrip("/")
-    raise ConfigurationError(
-        "apt", "the host's sources name no Debian mirror", f"set {MIRROR_VARIABLE} to the address of one"
-    )
+    pairs = (line.partition(" ") for line in listing.splitlines())
+    return [(uri.rstrip("/"), release) for uri, _, release in pairs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +92,10 @@ class SourceFile:
 class Archive:
     """apt with lists, cache and sources of its own in a folder of the lab's cache.
 
-    Made by `open_archive`, which also fetches the package lists once per process.
+    Made by `open_archive` and `open_sources`, which also fetch the package lists once per process.
     """
 
     def __init__(self, folder: Path, log: Path) -> None:
-        self._folder = folder
         self._log = log
         self._env = {"APT_CONFIG": str(folder / "apt.conf")}
 
@@ -120,8 +132,8 @@ class Archive:
 
     def fetch(self, file: SourceFile) -> Path:
         """The file in the lab's download folder, fetched and checked when it is not there yet."""
-        downloads = self._folder / "downloads"
-        downloads.mkdir(exist_ok=True)
+        downloads = cache_root() / "apt" / "downloads"
+        downloads.mkdir(parents=True, exist_ok=True)
         target = downloads / file.name
         if target.exists():
             return target
@@ -146,9 +158,19 @@ def _parse_uri(line: str) -> SourceFile:
 @functools.cache
 def open_archive() -> Archive:
     """The lab's archive with fresh package lists."""
-    folder = cache_root() / "apt"
+    return _open(cache_root() / "apt", host_mirror(), SUITE, ("deb", "deb-src"))
+
+
+@functools.cache
+def open_sources(suite: str) -> Archive:
+    """The source packages of another suite (`sid`, `trixie-security`), for what `SUITE` lacks at the moment."""
+    mirror = security_mirror() if suite.endswith("-security") else host_mirror()
+    return _open(cache_root() / "apt" / "sources" / suite, mirror, suite, ("deb-src",))
+
+
+def _open(folder: Path, mirror: str, suite: str, kinds: Sequence[str]) -> Archive:
     log = folder / "apt.log"
-    with locked("apt"):
+    with locked(f"apt-{suite}"):
         for name in ("state/lists/partial", "cache/archives/partial", "log"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
@@ -162,12 +184,10 @@ def open_archive() -> Archive:
         configuration = _CONFIGURATION.format(host_acquire=acquire, architecture=ARCHITECTURE, folder=folder)
         (folder / "apt.conf").write_text(configuration)
         signed = f" [signed-by={KEYRING}]" if KEYRING.exists() else ""
-        mirror = host_mirror()
-        (folder / "sources.list").write_text(
-            f"deb{signed} {mirror} {SUITE} main\ndeb-src{signed} {mirror} {SUITE} main\n"
-        )
+        sources = "".join(f"{kind}{signed} {mirror} {suite} main\n" for kind in kinds)
+        (folder / "sources.list").write_text(sources)
         run_logged(
-            f"fetching Debian's package lists ({SUITE})",
+            f"fetching Debian's package lists ({suite})",
             ["apt-get", "update", "--error-on=any"],
             log,
             env={"APT_CONFIG": str(folder / "apt.conf")},

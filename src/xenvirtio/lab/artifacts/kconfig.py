@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from xenvirtio.errors import ConfigurationError
@@ -34,3 +35,12 @@ def check_options(what: str, config: Path, fragment: Path) -> None:
         raise ConfigurationError(
             f"{what} configuration", f"{fragment.name}: not taken: {' '.join(missing)}", "add what they depend on"
         )
+
+
+def known_options(source: Path) -> set[str]:
+    """Every option that some Kconfig file below a folder defines, with `CONFIG_` before it."""
+    known = set()
+    for file in source.rglob("Kconfig*"):
+        if file.is_file():
+            known |= set(re.findall(r"^\s*(?:menu)?config\s+(\w+)", file.read_text(errors="replace"), re.MULTILINE))
+    return {f"CONFIG_{name}" for name in known}

@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from xenvirtio.lab.apt import open_archive
-from xenvirtio.lab.artifacts.kconfig import FRAGMENTS, check_options
+from xenvirtio.lab.artifacts.kconfig import FRAGMENTS, check_options, known_options
+from xenvirtio.lab.artifacts.xen_source import given_source, source_key, unpack_source
 from xenvirtio.lab.paths import artifact, key_of
 from xenvirtio.lab.process import jobs, run_logged
 
@@ -16,22 +16,40 @@ _FRAGMENT = FRAGMENTS / "xen-arm64.fragment"
 
 
 def build_xen() -> Path:
-    """The hypervisor's image, `xen`, with its configuration `xen.config` beside it."""
-    return artifact("xen", key_of(_RECIPE, _FRAGMENT), _build) / "xen"
+    """The hypervisor's image, `xen`, with its configuration `xen.config` and its `version` beside it."""
+    source = given_source()
+    key = key_of(_RECIPE, _FRAGMENT) if source is None else key_of(_RECIPE, _FRAGMENT, source_key(source))
+
+    def build(result: Path, scratch: Path) -> None:
+        _build(source, result, scratch)
+
+    return artifact("xen", key, build) / "xen"
 
 
-def _build(result: Path, scratch: Path) -> None:
+def _build(source: Path | None, result: Path, scratch: Path) -> None:
     log = scratch / "build.log"
-    # The upstream tarball is enough; Debian's patches concern packaging.
-    tarball = open_archive().source_file("xen", r"^xen_[^/]*\.orig\.tar\.xz$")
-    run_logged("unpacking Xen", ["tar", "-xf", tarball, "-C", scratch, "--strip-components=1"], log)
-    shutil.copy(_FRAGMENT, scratch / "xen/arch/arm/configs/xenvirtio_defconfig")
-    make = ["make", "-C", str(scratch / "xen"), "XEN_TARGET_ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"]
-    run_logged("configuring Xen", [*make, "KBUILD_DEFCONFIG=xenvirtio_defconfig", "defconfig"], log)
-    config = scratch / "xen/.config"
-    check_options("Xen", config, _FRAGMENT)
+    tree = scratch / "source"
+    tree.mkdir()
+    unpack_source(source, tree, log)
+    wanted = _FRAGMENT.read_text().splitlines()
+    if source is not None:
+        # Another version may lack an option, because it came later or is always on by now.
+        known = known_options(tree / "xen")
+        wanted = [line for line in wanted if line.partition("=")[0] in known]
+    defconfig = tree / "xen/arch/arm/configs/xenvirtio_defconfig"
+    defconfig.write_text("".join(f"{line}\n" for line in wanted))
+    make = ["make", "-C", str(tree / "xen"), "XEN_TARGET_ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-"]
+    run_logged("configuring Xen", [*make, f"KBUILD_DEFCONFIG={defconfig.name}", "defconfig"], log)
+    config = tree / "xen/.config"
+    check_options("Xen", config, defconfig)
     run_logged("building Xen", [*make, f"-j{jobs()}"], log)
-    shutil.copy(scratch / "xen/xen", result / "xen")
+    shutil.copy(tree / "xen/xen", result / "xen")
     shutil.copy(config, result / "xen.config")
-    version = re.sub(r"^xen_|\.orig\.tar\.xz$", "", tarball.name)
-    (result / "version").write_text(f"{version}\n")
+    (result / "version").write_text(f"{_version(tree / 'xen/Makefile')}\n")
+
+
+def _version(makefile: Path) -> str:
+    """Major, minor and the rest, as Xen's own Makefile says."""
+    parts = dict(re.findall(r"^export (XEN_\w+)\s*\??=\s*(\S*)", makefile.read_text(), re.MULTILINE))
+    extra = parts.get("XEN_EXTRAVERSION", "").partition("$")[0]
+    return f"{parts.get('XEN_VERSION', '?')}.{parts.get('XEN_SUBVERSION', '?')}{extra}"
