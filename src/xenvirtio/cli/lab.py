@@ -216,8 +216,8 @@ def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> Mach
         UsageError: an option is given that only the description can say.
     """
     from xenvirtio.lab.build import build_all
+    from xenvirtio.lab.built_system import read_built_system
     from xenvirtio.lab.static_build import build_system
-    from xenvirtio.lab.system import read_system
 
     for option, value in (
         ("--xen-args", arguments.xen_args),
@@ -227,7 +227,7 @@ def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> Mach
         if value:
             raise UsageError(f"{option} does not go with a static system; put it into {arguments.system}")
     if arguments.system.is_dir():
-        return replace(options, system=read_system(arguments.system))
+        return replace(options, system=read_built_system(arguments.system))
     build_all(_progress)
     _progress(f"building the system of {arguments.system}")
     return replace(options, system=build_system(arguments.system, options, arguments.name))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from xenvirtio.lab.system import System
+from xenvirtio.lab.built_system import BuiltSystem
 
 
 class XenStoreChoice(Enum):
@@ -59,7 +59,7 @@ class MachineOptions:
     linux_arguments: str = ""
     root: Dom0Root = Dom0Root.FULL
     xenstore: XenStoreChoice = XenStoreChoice.C
-    system: System | None = None
+    system: BuiltSystem | None = None
 
     def hypervisor_arguments(self) -> str:
         """Xen's command line."""

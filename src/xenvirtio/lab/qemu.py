@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from xenvirtio.lab.agent import PORT_NAME
+from xenvirtio.lab.built_system import BuiltSystem
 from xenvirtio.lab.options import Images, MachineOptions
 from xenvirtio.lab.process import run_logged
-from xenvirtio.lab.system import System
 
 DOM0_KERNEL_ADDRESS = 0x49000000
 """Where QEMU's loader puts dom0's kernel: above Xen, below the rest of what Xen allocates early."""
@@ -52,7 +52,7 @@ def _hardware(options: MachineOptions) -> list[str]:
     return [*command, "-smp", str(options.processors), "-m", str(options.memory_mib)]
 
 
-def _system_devices(system: System) -> list[str]:
+def _system_devices(system: BuiltSystem) -> list[str]:
     """`-dtb` replaces the tree that QEMU's guest-loader would edit, so every module is put by a plain loader."""
     devices = ["-dtb", str(system.host_tree)]
     for address, file in system.loads().items():

@@ -14,11 +14,11 @@ from pathlib import Path
 from xenvirtio.lab.artifacts.guest_initramfs import build_guest_initramfs
 from xenvirtio.lab.artifacts.guest_python import build_guest_python
 from xenvirtio.lab.artifacts.linux import build_linux
+from xenvirtio.lab.built_system import BuiltSystem, read_built_system
 from xenvirtio.lab.options import MachineOptions
 from xenvirtio.lab.paths import cache_root, locked
 from xenvirtio.lab.process import run_logged
 from xenvirtio.lab.qemu import dump_tree
-from xenvirtio.lab.system import System, read_system
 
 LAB_FILES: Mapping[str, Callable[[], Path]] = {
     "Image": build_linux,
@@ -27,7 +27,7 @@ LAB_FILES: Mapping[str, Callable[[], Path]] = {
 }
 
 
-def build_system(description: Path, options: MachineOptions, name: str) -> System:
+def build_system(description: Path, options: MachineOptions, name: str) -> BuiltSystem:
     """Build what a description says for a machine with these options, in a folder of that name of the cache.
 
     Raises:
@@ -49,10 +49,10 @@ def build_system(description: Path, options: MachineOptions, name: str) -> Syste
         command: list[str | Path] = [sys.executable, "-m", "xenvirtio", "static", "build", files / description.name]
         command += ["--host-tree", tree, "--files", files, "-o", folder / "out"]
         run_logged(f"building {description}", command, log)
-        return read_system(folder / "out")
+        return read_built_system(folder / "out")
 
 
-def build_system_text(text: str, files: Mapping[str, str | bytes], options: MachineOptions, name: str) -> System:
+def build_system_text(text: str, files: Mapping[str, str | bytes], options: MachineOptions, name: str) -> BuiltSystem:
     """The same for a description given as text, with the files that it names by content."""
     folder = cache_root() / "systems" / f"{name}.description"
     shutil.rmtree(folder, ignore_errors=True)

@@ -39,11 +39,11 @@ from dataclasses import dataclass, field
 
 from xenvirtio.errors import XenvirtioError
 from xenvirtio.lab.backend import LINES_SHOWN
+from xenvirtio.lab.built_system import BuiltSystem
 from xenvirtio.lab.machine import Machine
 from xenvirtio.lab.options import MachineOptions
 from xenvirtio.lab.scenarios.stage import Stage
 from xenvirtio.lab.static_build import build_system_text
-from xenvirtio.lab.system import System
 from xenvirtio.lab.toolstack import MemoryMode, Toolstack
 
 EVIDENCE_FILES = "/run/lab/*.log /run/lab/*/log /var/log/xen/*.log"
@@ -84,7 +84,7 @@ class MachineStage:
 
     def build_system(
         self, text: str, files: Mapping[str, str | bytes] | None = None, options: MachineOptions | None = None
-    ) -> System:
+    ) -> BuiltSystem:
         """Run `static build` on a description, with files of its domains by name, for a machine of the options' size.
 
         The lab's own files are there under the names that `static_build` says.

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from xenvirtio.errors import ConfigurationError
+from xenvirtio.lab.built_system import read_built_system
 from xenvirtio.lab.options import Images, MachineOptions
 from xenvirtio.lab.qemu import qemu_command
-from xenvirtio.lab.system import read_system
 
 GOOD = """
 format = 1
@@ -40,7 +40,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_file_that_two_domains_share_is_loaded_once(out: Path) -> None:
     (out / "boot.toml").write_text(GOOD)
-    system = read_system(out)
+    system = read_built_system(out)
     assert not system.has_dom0()
     images = Images(*[out / "x"] * 5)
     command = qemu_command(images, out, MachineOptions(system=system))
@@ -66,11 +66,11 @@ def test_a_file_that_two_domains_share_is_loaded_once(out: Path) -> None:
 def test_what_does_not_fit_is_named(out: Path, old: str, new: str, named: str) -> None:
     (out / "boot.toml").write_text(GOOD.replace(old, new, 1))
     with pytest.raises(ConfigurationError, match=named):
-        read_system(out)
+        read_built_system(out)
 
 
 def test_two_files_at_one_address_are_refused(out: Path) -> None:
     head, _, tail = GOOD.rpartition('"Image"')
     (out / "boot.toml").write_text(f'{head}"other"{tail}')
     with pytest.raises(ConfigurationError, match=r"address 0x4a000000: both .*Image and .*other"):
-        read_system(out)
+        read_built_system(out)

@@ -38,7 +38,7 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class BuiltSystem:
     """All that is to be loaded beside Xen. `modules` may name a file at one address several times."""
 
     folder: Path
@@ -54,7 +54,7 @@ class System:
         return any(module.domain == "dom0" for module in self.modules)
 
 
-def read_system(folder: Path) -> System:
+def read_built_system(folder: Path) -> BuiltSystem:
     """Read what a static build left in `folder`.
 
     Raises:
@@ -73,7 +73,7 @@ def read_system(folder: Path) -> System:
             raise ConfigurationError(
                 f"{top.where}: address {module.address:#x}", f"both {other} and {module.file} are to lie there"
             )
-    return System(folder, host_tree, modules)
+    return BuiltSystem(folder, host_tree, modules)
 
 
 def _module(table: Table, folder: Path) -> Module:
