@@ -120,7 +120,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bench",
         help="measure on real Xen",
         description="Measures 4 KiB random and 1 MiB sequential direct I/O in both memory modes in turn, and what a"
-        " request costs in exits, wake-ups, hypercalls and processor time.",
+        " request costs in exits, wake-ups, hypercalls and processor time. With --store: our XenStore server beside C"
+        " xenstored, both in dom0, in turn.",
+    )
+    bench.add_argument("--store", action="store_true", help="measure XenStore servers instead of a disk")
+    bench.add_argument(
+        "--domains", default="1,20,100", metavar="N,N,...", help="with --store: beside so many clients (1,20,100)"
     )
     bench.add_argument("--seconds", type=float, default=4, help="of one measurement (default: 4)")
     bench.add_argument("--rounds", type=int, default=3, help="measurements of each kind and mode (default: 3)")
@@ -323,13 +328,19 @@ def _machine_or_boot(name: str) -> tuple[Machine, bool]:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
+    from xenvirtio.bench.store_table import table_of as store_table_of
     from xenvirtio.lab.bench import Bench, table_of
+    from xenvirtio.lab.store_bench import measure_store
 
     if arguments.seconds <= 0 or arguments.rounds < 1:
         raise UsageError("--seconds takes more than 0, --rounds 1 or more")
     running, ours = _machine_or_boot(arguments.name)
     try:
-        report = Bench(running, _progress).run(arguments.seconds, arguments.rounds)
+        if arguments.store:
+            report = measure_store(running, arguments.domains, arguments.seconds, arguments.rounds, _progress)
+            table_of = store_table_of
+        else:
+            report = Bench(running, _progress).run(arguments.seconds, arguments.rounds)
     finally:
         running.stop() if ours else running.close()
     print(json.dumps(report, indent=2) if arguments.format == "json" else table_of(report))
