@@ -105,6 +105,7 @@ class RegionLink:
         self._seen = 0
         self._produced = 0
         self._consumed = 0
+        self._wants_room = False
         self.problem: str | None = None
 
     @property
@@ -166,6 +167,7 @@ class RegionLink:
 
     def _clear_indices(self) -> None:
         self._produced = self._consumed = 0
+        self._wants_room = False
         for word in (PRODUCED_WORD, CONSUMED_WORD, WANTS_ROOM_WORD):
             self._store(word, 0)
         fence()
@@ -181,10 +183,13 @@ class RegionLink:
             raise UsageError(f"a message of {len(data)} bytes")
         self._check_open()
         if self._filled() == SLOTS:
+            self._wants_room = True
             self._store(WANTS_ROOM_WORD, 1)
             fence()  # either we see what it has taken by now, or it sees that we want room
             if self._filled() == SLOTS:
                 return False
+        if self._wants_room:
+            self._wants_room = False
             self._store(WANTS_ROOM_WORD, 0)
         slot = self._outgoing + self._produced % SLOTS * SLOT_BYTES
         for position, (word,) in enumerate(struct.iter_unpack("<Q", data.ljust((len(data) + 7) // 8 * 8, b"\0"))):
