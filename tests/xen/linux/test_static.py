@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from xenvirtio.errors import ConfigurationError, HypervisorError, ResourceError
+from xenvirtio.xen import libc
 from xenvirtio.xen.linux import evtchn, static_region
 from xenvirtio.xen.linux.static_port_lock import StaticPortLock
 from xenvirtio.xen.linux.static_region import announced_regions, find_region, map_static_region
@@ -98,7 +99,7 @@ def test_strict_devmem_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) 
     def refuse(*unused: object) -> int:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(static_region.libc, "mmap", refuse)
+    monkeypatch.setattr(libc, "mmap", refuse)
     with pytest.raises(ResourceError, match="CONFIG_STRICT_DEVMEM"):
         map_static_region("shm", ADDRESS, LENGTH, how="mem")
 
