@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-from xenvirtio.cli.numbers import whole_number
+from xenvirtio.cli.numbers import domid, whole_number
 
 DESCRIPTION = """\
 Send and receive Argo messages. Xen copies them from one domain's memory into a ring of the other: no shared memory, no
@@ -132,10 +132,6 @@ def _add_release(commands: Commands) -> None:
     release = _add(commands, "release", "take away a ring that a killed process left behind", RELEASE_DESCRIPTION)
     release.add_argument("--port", type=port, required=True, metavar="P", help="such as 0x100")
     release.add_argument("--from", dest="partners", type=partner, action="append", required=True, metavar="DOMID")
-
-
-def domid(text: str) -> int:
-    return whole_number(0, 0x7FEF)(text)
 
 
 def port(text: str) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from xenvirtio import __version__
 from xenvirtio.errors import ConfigurationError, XenvirtioError
 
-COMMANDS = ("serve", "control", "store", "static", "msg", "argo", "doctor", "demo", "lab", "bench")
+COMMANDS = ("serve", "control", "store", "static", "msg", "argo", "metadata", "doctor", "demo", "lab", "bench")
 """Modules of `xenvirtio.cli`, each with `add_parser(subparsers)`; loaded only when their command is used."""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+DOMID_MAX = 0x7FEF
+
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """Return an argument type that takes whole numbers from `low` to `high`, and says so when it does not."""
@@ -19,3 +21,7 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return number
 
     return parse
+
+
+def domid(text: str) -> int:
+    return whole_number(0, DOMID_MAX)(text)

@@ -100,7 +100,7 @@ class ArgoRegistry:
             HypervisorError: no Argo, or another registry runs in this domain (EEXIST).
         """
         self._domid = domid
-        self._wanted = tuple(dict.fromkeys(partners))
+        self._wanted = tuple(dict.fromkeys([domid, *partners]))  # programs of this domain ask like any other
         self._pulse_port = pulse_port
         self._pulse_s = pulse_s
         self._clock = clock

@@ -198,6 +198,8 @@ def _record(texts: list[str], domid: DomId) -> DeviceRecord:
         raise PeerProtocolError(f"a record of {len(texts)} texts")
     name, type = texts[:2]
     fields = dict(zip(texts[2::2], texts[3::2], strict=True))
+    if len(fields) != len(texts) // 2 - 1:
+        raise PeerProtocolError(f"a record of {len(texts)} texts with {len(fields)} different keys")
     try:
         check_record(name, type, fields)
     except ConfigurationError as error:
