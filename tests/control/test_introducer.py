@@ -168,9 +168,7 @@ def test_a_successor_finishes_what_was_cut_off(
 
 
 @pytest.mark.parametrize("call", ["hvm_param", *CALLS])
-def test_a_domain_that_dies_while_it_is_introduced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_domain_that_dies_while_it_is_introduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     with open_world(tmp_path) as world:
         world.host.create_dom0less_domain()
         world.host.create_dom0less_domain()

@@ -86,19 +86,32 @@ class Guest:
 class Host:
     """An emulated host and one life of the server; `killed` starts the next one. No thread: `run` does rounds."""
 
-    def __init__(self, state: Path, host: EmulatedHost | None = None) -> None:
+    def __init__(self, state: Path, host: EmulatedHost | None = None, *, compact_bytes: int = 1 << 20) -> None:
         self.state = state
+        self.compact_bytes = compact_bytes
         self.host = host if host is not None else EmulatedHost()
         self.now_s = 100.0
         self.warnings: list[str] = []
         self.hypervisor: EmulatedHypervisor = self.host.open_hypervisor()
         self.rings = XenRings(self.hypervisor, warn=self.warnings.append)
         self.server = XenStoreServer(lambda: self.now_s, host=self.rings, features=OFFERED_ON_XEN)
-        self.journal = JournalFile(state, self.server, clock=lambda: self.now_s, warn=self.warnings.append)
+        self.journal: JournalFile | None = None
         self.service = XenStoreService(self.server, save=self.save)
-        self.rings.start(self.service, self.server)
+        try:
+            self.journal = JournalFile(
+                state,
+                self.server,
+                clock=lambda: self.now_s,
+                warn=self.warnings.append,
+                compact_bytes=compact_bytes,
+            )
+            self.rings.start(self.service, self.server)
+        except BaseException:
+            self.abandon()
+            raise
 
     def save(self) -> None:
+        assert self.journal is not None
         self.journal.save()
 
     def run(self, rounds: int = 20) -> None:
@@ -109,12 +122,17 @@ class Host:
 
     def abandon(self) -> None:
         """What a kill does: the kernel closes everything, nobody writes anything."""
-        os.close(self.journal._lock)
+        if self.journal is not None:
+            os.close(self.journal._lock)
+            os.close(self.journal._descriptor)
         self.hypervisor.close()
+        self.rings._channels.close()
+        self.service._selector.close()
+        os.close(self.service._wake)
 
     def killed(self) -> Host:
         self.abandon()
-        return type(self)(self.state, self.host)
+        return type(self)(self.state, self.host, compact_bytes=self.compact_bytes)
 
     def create(self, domid: int | None = None) -> Guest:
         """Create and introduce a domain, as a toolstack does."""
