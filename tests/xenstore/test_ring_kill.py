@@ -142,9 +142,11 @@ class Story:
 
     def _settle(self) -> None:
         """Let everybody work until nothing more comes."""
-        idle = 0
+        idle = rounds = 0
         guests = [self.one, self.two, self.dom0, self.late]
         while idle < 6:
+            rounds += 1
+            assert rounds < 1000, f"no end of it: {[guest.texts()[-3:] for guest in guests]}"
             for guest in guests:
                 guest.push()
             if not self._late_has_begun and self.late.end.is_connected:

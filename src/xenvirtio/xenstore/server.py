@@ -381,12 +381,19 @@ class XenStoreServer:
         if not connection.privileged:
             self._rate.charge(connection.domid, self._clock())
 
+    def _has_room(self, connection: Connection) -> bool:
+        """May another event wait for this client? One that does not read loses them beyond its memory quota, as with C
+        xenstored: others decide how many there are."""
+        if connection.privileged or not len(connection.outgoing):
+            return True
+        return not exceeds(self.memory_of(connection), self.quota_of(connection).memory)
+
     def _deliver(self) -> None:
         if not self._undelivered:
             return
         now_s = self._clock()
         for connection, path, token in self._undelivered:
-            if not connection.is_closed:
+            if not connection.is_closed and self._has_room(connection):
                 connection.outgoing.push_event(path, token, now_s)
                 self._with_output[connection] = None
         self._undelivered.clear()
