@@ -127,7 +127,7 @@ class Host:
             os.close(self.journal._descriptor)
         self.hypervisor.close()
         self.rings._channels.close()
-        self.service._selector.close()
+        self.service._poller.close()
         os.close(self.service._wake)
 
     def killed(self) -> Host:
