@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,26 +42,30 @@ NUMBER_MAX = (1 << 31) - 1
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
-_ABSENT_TREE = "give platform (a machine that is known) or a table [host]"
+_ABSENT_TREE = "give platform (a machine that is known), host_tree or a table [host]"
 
 E = TypeVar("E", bound=Enum)
 
 
-def load_description(path: Path) -> Description:
-    """Read a description.
+ReadHost = Callable[[str], Host]
+"""From the name of a host tree, relative to the description, to the host. Raises ConfigurationError."""
+
+
+def load_description(path: Path, read_host: ReadHost | None = None) -> Description:
+    """Read a description. `read_host` is asked when nothing but a host tree says what the host is.
 
     Raises:
         ConfigurationError: unreadable, or a key, value or reference that is not allowed.
     """
-    return _description(load_toml(path), str(path))
+    return _description(load_toml(path), str(path), read_host)
 
 
-def parse_description(text: str, source: str = "system.toml") -> Description:
-    """Parse a description; raises as `load_description`."""
-    return _description(parse_toml(text, source), source)
+def parse_description(text: str, source: str = "system.toml", read_host: ReadHost | None = None) -> Description:
+    """Parse a description; as `load_description`."""
+    return _description(parse_toml(text, source), source, read_host)
 
 
-def _description(top: Table, source: str) -> Description:
+def _description(top: Table, source: str, read_host: ReadHost | None) -> Description:
     system = top.table("system")
     if system is None:
         raise ConfigurationError(top.where, "table 'system' is missing", "it gives name, xen and platform")
@@ -81,12 +85,12 @@ def _description(top: Table, source: str) -> Description:
         where="system",
         name=system.need("name", str, check=_name),
         xen=_xen_version(system),
-        host=_host(system, host_table),
+        host=_host(system, host_table, read_host),
         domains=tuple(domains),
         regions=tuple(regions),
         channels=tuple(channels),
         devices=tuple(devices),
-        host_tree=system.optional("host_tree", str, check=_file),
+        host_tree=system.value("host_tree"),
         xen_image=system.get("xen_image", str, "xen", check=_file),
         xen_arguments=system.get("xen_arguments", str, "", check=_line),
         static_heap=_spans(system, "static_heap"),
@@ -128,13 +132,16 @@ def _xen_version(system: Table) -> XenVersion:
     return version
 
 
-def _host(system: Table, table: Table | None) -> Host:
+def _host(system: Table, table: Table | None, read_host: ReadHost | None) -> Host:
     platform = system.optional("platform", str, check=one_of(PLATFORMS))
     memory = system.size("host_memory", PLATFORM_MEMORY_BYTES)
+    tree = system.optional("host_tree", str, check=_file)
     if table is None:
-        if platform is None:
-            raise ConfigurationError(system.where, "the host is not described", _ABSENT_TREE)
-        return known_host(platform, memory)
+        if platform is not None:
+            return known_host(platform, memory)
+        if tree is not None and read_host is not None:
+            return read_host(tree)
+        raise ConfigurationError(system.where, "the host is not described", _ABSENT_TREE)
     if platform is not None:
         raise ConfigurationError(table.where, "there is a platform already", "give one of them")
     host = Host(

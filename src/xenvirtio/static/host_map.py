@@ -15,6 +15,8 @@ from xenvirtio.static.system import System
 MODULE_ALIGNMENT = 2 << 20
 """What an arm64 kernel wants, and what ImageBuilder rounds to."""
 _LOADER_BYTES = 32 << 20
+_MODULES_ROOM = 256 << 20
+"""How much room is looked for when nobody says where; `check` sees whether it was enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +29,18 @@ class Claim:
 
 
 def first_module(description: Description) -> int:
-    """Where boot modules are loaded from: as described, as the platform is known, or behind what is there."""
+    """Where boot modules are loaded from: as described, as the platform is known, or 32 MiB into RAM and behind
+    what lies there."""
     host = description.host
     if description.modules_from is not None:
         return description.modules_from
     if host.first_module is not None:
         return host.first_module
-    bank = min(host.memory)
-    loaded = [device.span.end for device in host.early if bank.overlaps(device.span)]
-    return round_up(max(loaded, default=bank.address + _LOADER_BYTES), MODULE_ALIGNMENT)
+    address = round_up(min(host.memory).address + _LOADER_BYTES, MODULE_ALIGNMENT)
+    for device in sorted(host.early, key=lambda device: device.span):
+        if device.span.overlaps(Span(address, _MODULES_ROOM)):
+            address = round_up(device.span.end, MODULE_ALIGNMENT)
+    return address
 
 
 def place_modules(description: Description, sizes: Mapping[str, int]) -> dict[str, Span]:
