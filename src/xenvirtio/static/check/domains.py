@@ -204,12 +204,12 @@ def boot_modules(system: System) -> list[tuple[str, str]]:
     """What Xen is given, as (kind, which): a kernel file is one module for all domains that boot it as it is."""
     found = set()
     for domain in system.domains:
-        # a gate is made for the windows of its domain, and a ramdisk has the domain's plan in it
-        found.add(("kernel", f"{domain.kernel} gated for {domain.name}" if domain.gate else domain.kernel))
+        # a gate waits for the windows of its domain, and a ramdisk has the domain's plan in it
+        own = [d.base for d in system.devices if d.transport is Transport.MMIO and d.frontend == domain.name]
+        found.add(("kernel", f"{domain.kernel} gated for {sorted(own)}" if domain.gate else domain.kernel))
         if domain.ramdisk is not None:
             found.add(("ramdisk", domain.name))
-        has_devices = any(d.transport is Transport.MMIO and d.frontend == domain.name for d in system.devices)
         has_views = domain.view is View.UIO and bool(system.regions_of(domain.name))
-        if not domain.is_dom0 and (has_devices or has_views):
+        if not domain.is_dom0 and (own or has_views):
             found.add(("device-tree", domain.name))
     return sorted(found)
