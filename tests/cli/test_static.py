@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,33 @@ def test_show_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "map.svg").read_text().startswith("<svg")
     assert capsys.readouterr().out == ""
     assert main(["static", "show", str(EXAMPLE), "--svg", str(tmp_path / "absent" / "map.svg")]) == 1
+
+
+TREE = """\
+/dts-v1/;
+/ {
+    #address-cells = <1>; #size-cells = <1>;
+    chosen { stdout-path = "/serial@9000000"; };
+    memory@40000000 { device_type = "memory"; reg = <0x40000000 0x10000000>; };
+    serial@9000000 { reg = <0x9000000 0x1000>; interrupts = <0 1 4>; };
+    gic@8000000 { compatible = "arm,gic-400"; reg = <0x8000000 0x1000 0x8001000 0x2000>; };
+};
+"""
+
+
+def test_a_host_is_read_from_its_tree(write: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("libfdt")
+    if shutil.which("dtc") is None:
+        pytest.skip("no dtc")
+    write.write_text(GOOD.replace('platform = "qemu-virt-gicv3"', 'host_tree = "board.dts"'))
+    assert main(["static", "check", str(write)]) == 2
+    assert "there is no such host_tree" in capsys.readouterr().err
+    board = write.with_name("board.dts")
+    board.write_text(TREE)
+    assert main(["static", "check", str(write)]) == 1
+    out = capsys.readouterr().out
+    assert f"all memory and {board}" in out, "256 MiB are too little"
+    assert f'region[0] "r0" host and {board}' in out
+    board.write_text(TREE.replace("0x10000000>", "0x80000000>"))
+    assert main(["static", "check", str(write)]) == 0
+    assert main(["static", "show", str(write)]) == 0

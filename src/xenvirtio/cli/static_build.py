@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from xenvirtio.cli.static_check import print_finding, summary
+from xenvirtio.cli.static_host import host_reader
 from xenvirtio.cli.static_output import Inputs, Output, assemble
 from xenvirtio.errors import ConfigurationError, ResourceError
 from xenvirtio.static.check import Finding, Severity, check
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _described(options: argparse.Namespace) -> Description:
-    description = load_description(options.file)
+    folders = options.files or [options.file.parent]
+    description = load_description(options.file, host_reader(folders, options.host_tree))
     if options.xen is None:
         return description
     version = parse_xen_version(options.xen)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from xenvirtio.cli.static_host import host_reader
 from xenvirtio.static.check import Finding, Severity, check
 from xenvirtio.static.description_loader import load_description
 from xenvirtio.static.host_map import place_modules
@@ -19,7 +20,7 @@ STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE:
 
 
 def run(options: argparse.Namespace) -> int:
-    system = resolve(load_description(options.file))
+    system = resolve(load_description(options.file, host_reader([options.file.parent])))
     findings = check(system, modules_beside(system, options.file.parent))
     if options.format == "json":
         print(as_json(system, findings))

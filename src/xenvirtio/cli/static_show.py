@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 
+from xenvirtio.cli.static_host import host_reader
 from xenvirtio.errors import ResourceError
 from xenvirtio.static.description_loader import load_description
 from xenvirtio.static.resolve import resolve
@@ -14,7 +15,7 @@ from xenvirtio.static.show_text import PLAIN, as_text
 
 
 def run(options: argparse.Namespace) -> int:
-    system = resolve(load_description(options.file))
+    system = resolve(load_description(options.file, host_reader([options.file.parent])))
     if options.svg is not None:
         try:
             options.svg.write_text(as_svg(system), encoding="utf-8")
