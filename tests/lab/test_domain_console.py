@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 from xenvirtio.ids import DomId
-from xenvirtio.lab.console import trouble_in
 from xenvirtio.lab.domain_console import PIECE_LENGTH, domain_lines
 
 
@@ -20,11 +17,3 @@ def test_pieces_of_one_line_are_joined_and_other_voices_left_out() -> None:
     )
     assert domain_lines(log, DomId(1)) == ["short", long + "rest", ""]
     assert domain_lines(log, DomId(2)) == ["in between"]
-
-
-def test_a_domain_that_panics_is_no_lost_machine(tmp_path: Path) -> None:
-    log = tmp_path / "serial.log"
-    log.write_text("(XEN) DOM1: Kernel panic - not syncing\n")
-    assert trouble_in(log) is None
-    log.write_text("[ 1.0] Kernel panic - not syncing\n")
-    assert trouble_in(log) is not None

@@ -92,6 +92,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="dom0's shell on the serial console",
         description="Connects this terminal to the serial console; Ctrl-] leaves it, the machine goes on.",
     )
+    shell.add_argument(
+        "--domain", type=int, default=0, metavar="DOMID", help="type into the vpl011 of a dom0less domain instead"
+    )
     _add_name(shell)
     shell.set_defaults(run=_shell)
 
@@ -252,8 +255,9 @@ def _running(name: str) -> Machine:
 def _shell(arguments: argparse.Namespace) -> int:
     from xenvirtio.lab.console import attach_terminal
 
-    _progress("serial console of dom0; Ctrl-] leaves it")
-    attach_terminal(_running(arguments.name).serial_path)
+    whose = f"domain {arguments.domain}" if arguments.domain else "dom0"
+    _progress(f"serial console of {whose}; Ctrl-] leaves it")
+    attach_terminal(_running(arguments.name).serial_path, arguments.domain)
     return 0
 
 

@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 import termios
+import time
 import tty
 from pathlib import Path
 
@@ -19,6 +20,16 @@ from xenvirtio.errors import ResourceError
 PROMPT = "dom0# "
 LEAVE = b"\x1d"
 """Ctrl-], as in telnet and `xl console`."""
+
+SWITCH = b"\x01\x01\x01"
+"""What Xen's console takes as "the next domain, please" (xen/drivers/char/console.c)."""
+
+SWITCH_TIMEOUT_S = 20.0
+PIECE_BYTES = 16
+PIECE_PAUSE_S = 0.2
+"""How much is typed at once into an emulated pl011, and how long its guest gets to take it."""
+
+_INPUT = re.compile(rb"\*\*\* Serial input to (\S+) \(type ")
 
 TROUBLE = re.compile(
     r"^(?!\(XEN\) DOM\d+: ).*(?:Kernel panic|Panic on CPU|Xen BUG at|Unable to mount root|Internal error: Oops)"
@@ -54,32 +65,83 @@ class SerialConsole:
         self._socket.close()
 
 
-def attach_terminal(path: Path) -> None:
-    """Connect this terminal to the serial console until Ctrl-] is typed or the machine ends."""
+def attach_terminal(path: Path, domid: int = 0) -> None:
+    """Connect this terminal to the serial console until Ctrl-] is typed or the machine ends.
+
+    Xen gives what is typed to one domain at a time: to `domid` meanwhile, to dom0 again afterwards.
+
+    Raises:
+        ResourceError: Xen does not give its input to that domain.
+    """
     connection = _connect(path)
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal) if os.isatty(terminal) else None
     try:
+        if domid:
+            switch_input(connection, domid)
         if before is not None:
             tty.setraw(terminal)
         connection.sendall(b"\n")
-        sources = [terminal, connection.fileno()]
-        while True:
-            ready, _, _ = select.select(sources, [], [])
-            if connection.fileno() in ready:
-                data = connection.recv(4096)
-                if not data:
-                    return
-                os.write(sys.stdout.fileno(), data)
-            if terminal in ready:
-                typed = os.read(terminal, 4096)
-                if not typed or LEAVE in typed:
-                    return
-                connection.sendall(typed)
+        _pump(connection, terminal, paced=bool(domid))
     finally:
         if before is not None:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        if domid:
+            try:
+                switch_input(connection, 0)
+            except (ResourceError, OSError):
+                pass  # the machine is gone, or the next one switches
         connection.close()
+
+
+def switch_input(connection: socket.socket, domid: int) -> None:
+    """Have Xen give what is typed to a domain: three times Ctrl-a is the next one, Xen itself among them.
+
+    Raises:
+        ResourceError: a whole round did not bring up the domain, or Xen says nothing.
+    """
+    connection.settimeout(SWITCH_TIMEOUT_S)
+    said = b""
+    seen: list[str] = []
+    try:
+        while True:
+            connection.sendall(SWITCH)
+            while not (match := _INPUT.search(said)):
+                part = connection.recv(4096)
+                if not part:
+                    raise ResourceError("serial console: the machine ended")
+                said += part
+            said = said[match.end() :]
+            name = match[1].decode()
+            if name == f"DOM{domid}":
+                return
+            if name in seen:
+                raise ResourceError(f"Xen gives its input to {', '.join(seen)}, not to domain {domid}")
+            seen.append(name)
+    except TimeoutError:
+        raise ResourceError(f"Xen did not say who gets its input within {SWITCH_TIMEOUT_S:.0f} s") from None
+    finally:
+        connection.settimeout(None)
+
+
+def _pump(connection: socket.socket, terminal: int, *, paced: bool) -> None:
+    """Carry bytes both ways until somebody leaves. `paced`: an emulated pl011 has room for 32 and drops the rest."""
+    while True:
+        ready, _, _ = select.select([terminal, connection.fileno()], [], [])
+        if connection.fileno() in ready:
+            data = connection.recv(4096)
+            if not data:
+                return
+            os.write(sys.stdout.fileno(), data)
+        if terminal in ready:
+            typed = os.read(terminal, 4096)
+            if not typed or LEAVE in typed:
+                return
+            while typed:
+                part, typed = (typed[:PIECE_BYTES], typed[PIECE_BYTES:]) if paced else (typed, b"")
+                connection.sendall(part)
+                if typed:
+                    time.sleep(PIECE_PAUSE_S)
 
 
 def trouble_in(log: Path) -> str | None:

@@ -45,6 +45,7 @@ HOST_TOOLS = (
     HostTool("perl", "perl", "builds Linux"),
     HostTool("openssl/ssl.h", "libssl-dev", "builds Linux", is_file=True),
     HostTool("libelf.h", "libelf-dev", "builds Linux", is_file=True),
+    HostTool("dtc", "device-tree-compiler", "compiles the trees of static systems"),
     HostTool("xz", "xz-utils", "unpacks sources"),
     HostTool("tar", "tar", "unpacks packages"),
     HostTool("mke2fs", "e2fsprogs", "makes disk images"),
@@ -52,7 +53,7 @@ HOST_TOOLS = (
     HostTool("dpkg-deb", "dpkg", "unpacks Debian packages"),
 )
 
-_PYTHON_MODULES = {"qemu.qmp": "drives QEMU", "pexpect": "drives consoles"}
+_PYTHON_MODULES = {"qemu.qmp": "drives QEMU", "pexpect": "drives consoles", "libfdt": "reads the machine's device tree"}
 
 
 def missing_tools() -> list[HostTool]:

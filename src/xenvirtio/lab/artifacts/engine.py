@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ _SUFFIX = ".cpython-313-aarch64-linux-gnu.so"
 _PACKAGE_ROOT = Path(xenvirtio.__file__).parent
 _SIZE_MIB = 96
 """Room for the package, its compiled modules and byte code, which dom0's Python writes where the host could not."""
+
+_CIMPORT = re.compile(r"^\s*(?:from|cimport)\s+(xenvirtio[\w.]*)(?=\s+cimport|\s*$)", re.MULTILINE)
 
 _COMMAND = """\
 #!/usr/bin/python3
@@ -56,9 +59,9 @@ def build_headers() -> Path:
 
 
 def build_engine_module(name: str) -> Path:
-    """One compiled module, the `.so`; rebuilt when its source or any .pxd of the package changes."""
+    """One compiled module, the `.so`; rebuilt when its source or a .pxd that it is compiled with changes."""
     source = _source_of(name)
-    declarations = sorted(_PACKAGE_ROOT.rglob("*.pxd"))
+    declarations = declarations_of(name)
     options = _directives()
     key = key_of(
         _RECIPE, name, *options, source, *(str(path.relative_to(_PACKAGE_ROOT)) for path in declarations), *declarations
@@ -89,6 +92,19 @@ def build_engine_module(name: str) -> Path:
     folder = artifact(label, key, build)
     forget_old(label, key)
     return folder / f"{source.stem}{_SUFFIX}"
+
+
+def declarations_of(name: str) -> list[Path]:
+    """The .pxd of a module and all that it cimports, theirs included, in the order of their paths."""
+    found: set[Path] = set()
+    wanted = [name]
+    while wanted:
+        base = _PACKAGE_ROOT.parent.joinpath(*wanted.pop().split("."))
+        for path in (base.with_suffix(".pxd"), base.with_suffix(".pyx")):
+            if path.is_file() and path not in found:
+                found.add(path)
+                wanted += _CIMPORT.findall(path.read_text())
+    return sorted(path for path in found if path.suffix == ".pxd")
 
 
 def build_engine(modules: Sequence[str] | None = None) -> dict[str, Path]:
