@@ -10,6 +10,7 @@ import pytest
 
 from tests.control.world import World, open_world, plan
 from xenvirtio.control.introducer import MARKS, Introducer, OnStop
+from xenvirtio.control.store_page import STORE_GFN
 from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import DomId
 from xenvirtio.xen.capabilities import NO_PFN, HvmParam, XenVersion
@@ -197,6 +198,19 @@ def _crash(world: World) -> None:
     domain = world.host.domain(DomId(1))
     assert domain is not None
     domain.crash("as told")
+
+
+def test_backends_are_told_to_let_go_of_a_dying_domain(tmp_path: Path) -> None:
+    with open_world(tmp_path) as world:
+        world.host.create_dom0less_domain()
+        introducer = world.introducer(plan())
+        introducer.reconcile()
+        memory = world.hypervisor.open_foreign_memory(DomId(1))
+        with memory.map_frames(DomId(1), [STORE_GFN], writable=True)[0]:
+            _destroy(world)
+            assert introducer.reconcile().gone == []
+            assert not world.store.exists(BACKEND)
+        assert introducer.reconcile().gone == [1]
 
 
 @pytest.mark.parametrize("end", [_destroy, _crash])

@@ -17,8 +17,11 @@ from xenvirtio._engine_choice import describe_engine
 from xenvirtio.channels.xenbus_device import KernelStore
 from xenvirtio.daemon.configuration import Configuration, load_configuration
 from xenvirtio.daemon.logs import set_up_logging
+from xenvirtio.daemon.plan_store import PlanStore
 from xenvirtio.daemon.supervisor import Supervisor
 from xenvirtio.errors import ConfigurationError, ResourceError
+from xenvirtio.ids import DomId
+from xenvirtio.static.plan import Plan, load_plan
 from xenvirtio.xen.capabilities import Hypervisor
 from xenvirtio.xenstore.client import XenStoreClient
 from xenvirtio.xenstore.open import StoreNotReadyError, wait_store
@@ -40,6 +43,9 @@ the configuration says what stands behind the device:
   guest = "domu-*"                 # name or UUID, patterns allowed
   type = "block"
   resource = { file = "/srv/{guest}.img" }
+
+Where guests are started by Xen and there is no toolstack, `xenvirtio control` enters their devices in XenStore and runs
+this. Where there is no XenStore either, --plan names them.
 """
 
 EPILOG = """\
@@ -64,6 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "configuration", nargs="?", type=Path, help="backends.toml; without it only disk= entries are served"
     )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="serve the devices of this domain's plan and use no XenStore at all: for a domain that has none",
+    )
     parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     parser.add_argument("--log-format", choices=("text", "json"), default="text", help="default: text")
     levels = ("debug", "info", "warning", "error")
@@ -77,15 +89,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     set_up_logging(options.log_format, options.log_level)
     configuration = _load(options.configuration)
+    plan = None if options.plan is None else load_plan(options.plan)
     if options.check:
         print(f"{options.configuration or 'defaults'}: fine, {len(configuration.devices)} device entries")
         return 0
     _allow_many_descriptors()
     with _only_one(configuration.daemon.state_dir):
         log.info("starting", extra={"version": __version__, "engine": describe_engine()})
-        hypervisor, store = _connect(options.emulated)
-        with store:
-            _wait_for(store, is_emulated=options.emulated is not None)
+        with _connect(options.emulated, plan) as (hypervisor, store):
+            if plan is None:
+                _wait_for(store, is_emulated=options.emulated is not None)
             supervisor = Supervisor(hypervisor, store, configuration)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: supervisor.stop())
@@ -100,11 +113,23 @@ def _load(path: Path | None) -> Configuration:
     return Configuration() if path is None else load_configuration(path)
 
 
-def _connect(emulated: Path | None) -> tuple[Hypervisor, XenStoreClient]:
+@contextmanager
+def _connect(emulated: Path | None, plan: Plan | None) -> Iterator[tuple[Hypervisor, XenStoreClient]]:
+    """The hypervisor, and the XenStore of this machine or the one that a plan stands for."""
+    hypervisor = _open_hypervisor(emulated, plan)
+    if plan is not None:
+        with PlanStore(plan, hypervisor) as planned:
+            yield hypervisor, planned.client
+        return
+    with XenStoreClient() if emulated is None else XenStoreClient.at(emulated / "xenstore") as store:
+        yield hypervisor, store
+
+
+def _open_hypervisor(emulated: Path | None, plan: Plan | None) -> Hypervisor:
     if emulated is not None:
         from xenvirtio.xen.emulated import connect_emulated
 
-        return connect_emulated(emulated / "hypervisor"), XenStoreClient.at(emulated / "xenstore")
+        return connect_emulated(emulated / "hypervisor", DomId(0) if plan is None else plan.domid)
     from xenvirtio.xen.linux.host import LinuxHypervisor
 
     if not DEVICE_NODES.exists():
@@ -112,7 +137,7 @@ def _connect(emulated: Path | None) -> tuple[Hypervisor, XenStoreClient]:
             f"no {DEVICE_NODES}: this machine does not run on Xen, or its modules xen-privcmd, xen-evtchn, xen-gntdev "
             "are missing; `xenvirtio doctor` says more, `xenvirtio demo` needs no Xen"
         )
-    return LinuxHypervisor(), XenStoreClient()
+    return LinuxHypervisor()
 
 
 def _allow_many_descriptors() -> None:

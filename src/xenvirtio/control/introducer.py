@@ -10,6 +10,7 @@ domain has a UUID from its first moment, and no mark.
     yes            yes           no            the same (the last time was cut off)
     yes            yes           yes           planned devices that are missing are written
     stopped        yes           any           destroyed, unless told to keep it
+    dying          yes           any           backend directories removed, so that backends let go of it
     no             yes           any           nodes, backend directories and mark removed
 """
 
@@ -126,8 +127,9 @@ class Introducer:
 
     def _attend(self, info: DomainInfo, mark: UUID | None, outcome: Outcome) -> None:
         if info.is_dying:
-            return
-        if info.is_shutdown:
+            if mark is not None:
+                self._remove_backends(self._store, info.domid)  # it cannot go while a backend maps its pages
+        elif info.is_shutdown:
             if mark is not None:
                 self._stopped(info)
         elif mark is not None and self._store.is_domain_introduced(info.domid):
@@ -177,7 +179,7 @@ class Introducer:
         self._store.transact(lambda store: write_nodes(store, wanted))
         self._control.set_handle(domid, uuid.bytes)
         self._ours[domid] = uuid
-        facts = {"domain": domid, "name": name, "uuid": str(uuid), "vcpus": info.max_vcpus}
+        facts = {"domain": domid, "guest": name, "uuid": str(uuid), "vcpus": info.max_vcpus}
         if page is None:
             log.info("domain without XenStore entered", extra=facts)
             return
