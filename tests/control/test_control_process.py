@@ -77,7 +77,7 @@ def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]
 def test_every_process_may_be_killed_under_verified_io(machine: Machine) -> None:
     control = machine.control()
     until(machine.is_served)
-    assert machine.store.is_domain_introduced(2)
+    until(lambda: machine.store.is_domain_introduced(2))
     assert machine.store.directory("/local/domain/2/cpu") == ["0", "1"]
     vm = machine.store.read("/local/domain/1/vm")
     io = GuestIo(machine.guest, machine.image)
