@@ -171,7 +171,8 @@ def _children(options: argparse.Namespace) -> list[Child]:
         socket = _socket(options)
         socket.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         arguments = ["store", "serve", "--socket", str(socket), "--state", str(options.state / "xenstore")]
-        children.append(Child("store", arguments + log_format))
+        rings = ["--xen"] if options.emulated is None else []
+        children.append(Child("store", arguments + rings + log_format))
     if not options.no_serve:
         configuration = [] if options.serve is None else [str(options.serve)]
         children.append(Child("backend", ["serve", *emulated, *log_format, *configuration], takes_hang_up=True))
