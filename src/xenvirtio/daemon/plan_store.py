@@ -51,11 +51,11 @@ class PlanStore:
         self._service = XenStoreService(XenStoreServer(time.monotonic))
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch_guests, name="plan-guests", daemon=True)
-        self.client = XenStoreClient(self._connect)
 
     def __enter__(self) -> PlanStore:
         self._service.start()
-        self.client.wait_ready(READY_S)
+        self._client = XenStoreClient(self._connect)  # it attaches itself, from a thread: the service has to run
+        self._client.wait_ready(READY_S)
         own = nodes.home(self._plan.domid)
         wanted = [Node(f"{own}/domid", str(self._plan.domid)), Node(f"{own}/name", self._plan.name)]
         for domid in self._guests:
@@ -64,10 +64,14 @@ class PlanStore:
         self._watcher.start()
         return self
 
+    @property
+    def client(self) -> XenStoreClient:
+        return self._client
+
     def __exit__(self, *exc_info: object) -> None:
         self._stopping.set()
         self._watcher.join()
-        self.client.close()
+        self._client.close()
         self._service.stop()
 
     def _connect(self) -> UnixSocketChannel:
