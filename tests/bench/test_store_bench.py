@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from xenvirtio.bench.store_attacker import ATTACKS
 from xenvirtio.bench.store_bench import ROOT, bench_own, bench_servers, report_of
 from xenvirtio.bench.store_cases import CASES, measure
 from xenvirtio.bench.store_client import BenchClient, process_time_s, request
+from xenvirtio.bench.store_fairness import ALONE, MEASURED, fairness_table, measure_fairness
 from xenvirtio.bench.store_server import ServerProcess
 from xenvirtio.bench.store_table import table_of
 from xenvirtio.cli.main import main
@@ -75,6 +77,15 @@ def test_each_case_does_what_its_name_says() -> None:
         assert values == ["1", "1", "EACCES", "5", "7", "6"]  # the directory belongs to dom0
         with pytest.raises(XenStoreError):  # no watch is left
             client.ask(request(MessageType.UNWATCH, home + b"/device/0/state\0bench\0"))
+
+
+def test_the_victim_is_measured_alone_and_beside_each_attack() -> None:
+    report = measure_fairness(1, 1, 0.01, silent)
+    assert {(row["beside"], row["operation"]) for row in report["rows"]} == {
+        (scene, case) for scene in (ALONE, *ATTACKS) for case in MEASURED
+    }
+    assert all(row["wall_ratio"] == row["server_ratio"] == 1 for row in report["rows"] if row["beside"] == ALONE)
+    assert all(scene in fairness_table(report) for scene in ATTACKS)
 
 
 def test_another_process_has_a_processor_time() -> None:

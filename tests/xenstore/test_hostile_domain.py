@@ -12,7 +12,7 @@ import pytest
 
 from tests.xenstore.rings import Guest, Host, page_of, port_of
 from xenvirtio.channels.xenstore_ring import ERROR, REQUEST_PRODUCER, RESPONSE_CONSUMER
-from xenvirtio.xenstore.serve import MESSAGES_PER_TURN
+from xenvirtio.xenstore.serve import MESSAGES_PER_GUEST_TURN
 from xenvirtio.xenstore.serve_ring import OUTPUT_BYTES
 from xenvirtio.xenstore.wire import Message, MessageType
 from xenvirtio.xenstore.wire import MessageType as M
@@ -82,9 +82,10 @@ def test_floods_cost_others_one_turn_each(host: Host) -> None:
         assert answered_in(host, victim) == 1
         for guest in hostile:
             domid = guest.domain.domid
-            assert counter.handled[domid] - before.get(domid, 0) <= MESSAGES_PER_TURN
+            assert counter.handled[domid] - before.get(domid, 0) <= MESSAGES_PER_GUEST_TURN
         assert counter.handled[victim.domain.domid] == number
-    assert all(counter.handled[guest.domain.domid] > 200 for guest in hostile), "floods are served, too"
+    least = 15 * MESSAGES_PER_GUEST_TURN
+    assert all(counter.handled[guest.domain.domid] > least for guest in hostile), "floods are served, too"
 
 
 def test_who_never_reads_is_not_served_beyond_its_bounds(host: Host) -> None:

@@ -9,7 +9,8 @@ import pytest
 from xenvirtio.errors import UsageError
 from xenvirtio.ids import DomId
 from xenvirtio.xenstore.client import XenStoreClient
-from xenvirtio.xenstore.serve import XenStoreService
+from xenvirtio.xenstore.serve import MESSAGES_PER_GUEST_TURN, XenStoreService
+from xenvirtio.xenstore.server import XenStoreServer
 from xenvirtio.xenstore.wire import Message, MessageDecoder, MessageType
 
 
@@ -100,3 +101,61 @@ def test_a_call_may_call_again(tmp_path: Path) -> None:
 def test_what_a_call_raises_comes_back(tmp_path: Path) -> None:
     with XenStoreService() as service, pytest.raises(ZeroDivisionError):
         service.call(lambda server: 1 // 0)
+
+
+def replies_waiting(carrier: socket.socket) -> int:
+    decoder = MessageDecoder()
+    try:
+        decoder.feed(carrier.recv(65536, socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return 0
+    return len(list(iter(decoder.next_message, None)))
+
+
+def test_a_domain_with_much_to_ask_delays_another_by_its_short_turn_only() -> None:
+    service = XenStoreService()  # not started: rounds are run by hand
+    flooder, theirs = socket.socketpair()
+    victim, victims = socket.socketpair()
+    request = Message(MessageType.GET_DOMAIN_PATH, 1, 0, b"3\0").encode()
+    with flooder, victim:
+        service.attach(theirs, DomId(3))
+        service.attach(victims, DomId(4))
+        flooder.sendall(request * 200)
+        for _ in range(5):
+            run_round(service)
+        answered = replies_waiting(flooder)
+        assert 0 < answered <= 5 * MESSAGES_PER_GUEST_TURN
+        for _ in range(10):
+            victim.sendall(request)
+            run_round(service)
+            assert replies_waiting(victim) == 1
+        assert 0 < replies_waiting(flooder) <= 10 * MESSAGES_PER_GUEST_TURN
+    service.start()
+    service.stop()
+
+
+def run_round(service: XenStoreService) -> None:
+    service._poller.wait(0.0)
+    service.take_turns()
+
+
+def test_a_domain_in_debt_waits_until_it_is_paid_and_others_do_not() -> None:
+    def ruin(server: XenStoreServer) -> None:
+        for _ in range(1010 + 40):  # burst and reserve, and a fifth of a second's credit
+            server._rate.charge(DomId(3), time.monotonic())
+
+    request = Message(MessageType.GET_DOMAIN_PATH, 1, 0, b"3\0").encode()
+    debtor, theirs = socket.socketpair()
+    other, others = socket.socketpair()
+    with debtor, other, XenStoreService() as service:
+        service.attach(theirs, DomId(3))
+        service.attach(others, DomId(4))
+        service.call(ruin)
+        started = time.monotonic()
+        debtor.sendall(request)
+        for _ in range(5):
+            other.sendall(request)
+            receive(other, 1)
+        assert replies_waiting(debtor) == 0 or time.monotonic() - started > 0.15
+        receive(debtor, 1)
+        assert time.monotonic() - started > 0.1

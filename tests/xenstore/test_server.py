@@ -463,23 +463,63 @@ def test_unread_replies_stop_the_reading_of_a_guest() -> None:
     assert store.server.read_delay_s(guest) == 0.0
 
 
-def test_a_guest_that_writes_into_open_transactions_is_slowed_down() -> None:
+@pytest.mark.parametrize("request_", [(M.WRITE, "x|1"), (M.WRITE, "new|1"), (M.SET_PERMS, "x|n3|"), (M.RM, "x|")])
+def test_a_guest_that_makes_transactions_of_others_fail_is_slowed_down(request_: tuple[MessageType, str]) -> None:
     store = Store()
     store.home(3)
-    store.say("dom0", M.TRANSACTION_START, "|")
     guest = store.who("dom3")
-    for _ in range(1100):
-        store.say("dom3", M.WRITE, "x|1")
+    for number in range(1, 1101):
+        store.say("dom3", M.WRITE, "x|0")
+        store.say("dom3", M.RM, "new|")
+        store.say("dom0", M.TRANSACTION_START, "|")
+        store.say("dom0", M.READ, "/local/domain/3/new|", number)  # its directory is read as well
+        store.say("dom0", M.READ, "/local/domain/3/x|", number)
+        assert store.say("dom3", *request_) == "OK|"
+        assert store.say("dom0", M.TRANSACTION_END, "T|", number) == "!EAGAIN"
     assert 0 < store.server.read_delay_s(guest) < 1
     store.now_s += 1.0
     assert store.server.read_delay_s(guest) == 0.0
 
 
-def test_without_open_transactions_writes_are_free() -> None:
+def test_commits_that_make_others_fail_are_paid_for_too() -> None:
     store = Store()
     store.home(3)
+    store.say("dom3", M.WRITE, "x|0")
+    for number in range(1, 1101):
+        store.say("dom0", M.TRANSACTION_START, "|")
+        store.say("dom0", M.READ, "/local/domain/3/x|", number)
+        store.say("dom3", M.TRANSACTION_START, "|")
+        store.say("dom3", M.WRITE, "x|1", number)
+        assert store.say("dom3", M.TRANSACTION_END, "T|", number) == "OK|"
+        assert store.say("dom0", M.TRANSACTION_END, "T|", number) == "!EAGAIN"
+    assert store.server.read_delay_s(store.who("dom3")) > 0
+
+
+def test_a_transaction_left_open_costs_others_nothing_but_the_conflicts_with_it() -> None:
+    store = Store()
+    store.home(3)
+    store.home(4)
+    store.say("dom3", M.WRITE, "x|1")
+    store.say("dom3", M.SET_PERMS, "x|n3|r4|")
+    store.say("dom4", M.TRANSACTION_START, "|")
+    store.say("dom4", M.READ, "/local/domain/3/x|", 1)
     for _ in range(1100):
         store.say("dom3", M.WRITE, "x|1")
+        store.say("dom3", M.WRITE, "y|1")
+    assert store.server.read_delay_s(store.who("dom3")) == 0.0
+    assert store.say("dom4", M.TRANSACTION_END, "T|", 1) == "!EAGAIN"
+
+
+def test_a_domain_does_not_pay_for_what_another_did() -> None:
+    store = Store()
+    store.home(3)
+    store.say("dom3", M.WRITE, "x|0")
+    for number in range(1, 1101):
+        store.say("dom0", M.TRANSACTION_START, "|")
+        store.say("dom0", M.READ, "/local/domain/3/x|", number)
+        store.say("dom0", M.WRITE, "/local/domain/3/x|1")
+        store.say("dom3", M.READ, "x|")
+        store.say("dom0", M.TRANSACTION_END, "F|", number)
     assert store.server.read_delay_s(store.who("dom3")) == 0.0
 
 

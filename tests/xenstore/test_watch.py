@@ -47,7 +47,7 @@ def test_what_went_with_its_directory_concerns_only_watches_of_the_very_path() -
     ],
 )
 def test_events_have_the_form_that_was_registered(watched: str, registered: bytes, changed: str, event: bytes) -> None:
-    assert Watch("me", watched, registered, b"t").event_path(changed) == event
+    assert Watch("me", watched, registered, b"t").event(changed) == event + b"\0t\0"
 
 
 def test_special_events_tell_the_domain_to_those_who_ask() -> None:
@@ -59,8 +59,8 @@ def test_special_events_tell_the_domain_to_those_who_ask() -> None:
         index.add(Watch(watcher, path, path.encode(), b"t", depth))
     events = {watch.watcher: path for watch, path in index.special_events("@releaseDomain", 5)}
     assert events == {
-        "plain": b"@releaseDomain", "flat": b"@releaseDomain",
-        "deep": b"@releaseDomain/5", "five": b"@releaseDomain/5",
+        "plain": b"@releaseDomain\0t\0", "flat": b"@releaseDomain\0t\0",
+        "deep": b"@releaseDomain/5\0t\0", "five": b"@releaseDomain/5\0t\0",
     }  # fmt: skip
 
 

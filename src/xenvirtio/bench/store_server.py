@@ -52,6 +52,10 @@ class ServerProcess:
             mine.close()
         self._process.communicate(timeout=60)  # closes its standard input, on which it ends
 
+    def descriptor(self, number: int) -> int:
+        """Return the same as a file descriptor, to be handed to another process."""
+        return self._mine[number].fileno()
+
     def open(self, number: int) -> BenchClient:
         """Return the connection of a domain."""
         return BenchClient(self._mine[number])

@@ -50,17 +50,23 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     store.add_argument("--rounds", type=int, default=5, metavar="N", help="medians of so many; default: 5")
     store.add_argument("--seconds", type=float, default=0.3, metavar="S", help="for each measurement; default: 0.3")
     store.add_argument("--fairness", action="store_true", help="how much a hostile domain slows another one down")
+    store.add_argument(
+        "--attackers", type=int, default=1, metavar="N", help="with --fairness: hostile domains at a time; default: 1"
+    )
     store.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     store.set_defaults(run=_store)
 
 
 def _store(options: argparse.Namespace) -> int:
     from xenvirtio.bench import store_bench, store_table
+    from xenvirtio.bench.store_fairness import fairness_table, measure_fairness
 
-    if options.rounds < 1 or options.seconds <= 0:
-        raise UsageError("--rounds takes 1 or more, --seconds more than 0")
+    if options.rounds < 1 or options.seconds <= 0 or options.attackers < 1:
+        raise UsageError("--rounds and --attackers take 1 or more, --seconds more than 0")
     if options.fairness:
-        raise UsageError("later")
+        report = measure_fairness(options.attackers, options.rounds, options.seconds, _progress)
+        print(json.dumps(report, indent=2) if options.format == "json" else fairness_table(report))
+        return 0
     sizes = _sizes(options.domains)
     store_bench.raise_descriptor_limit()
     if options.socket:

@@ -10,7 +10,7 @@ from xenvirtio.xenstore.path import domain_path
 from xenvirtio.xenstore.stream import RingStream
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.watch import Watch
-from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType, join_strings
+from xenvirtio.xenstore.wire import PAYLOAD_MAX, Message, MessageType
 
 _WATCH_EVENT = int(MessageType.WATCH_EVENT)
 
@@ -40,12 +40,16 @@ class OutgoingQueue:
         self.replies += 1
         self._push(self._next_serial(), reply, now_s)
 
-    def push_event(self, path: bytes, token: bytes, now_s: float) -> None:
+    def push_event(self, payload: bytes, now_s: float) -> None:
         """Queue a WATCH_EVENT; one too long for a message is dropped, as C xenstored does."""
-        payload = join_strings((path, token))
-        key = self._next_serial() if path.startswith(b"@") else payload
-        if len(payload) <= PAYLOAD_MAX and key not in self._waiting:
-            self._push(key, Message(MessageType.WATCH_EVENT, 0, 0, payload), now_s)
+        if self.has_event(payload) or len(payload) > PAYLOAD_MAX:
+            return
+        key = self._next_serial() if payload.startswith(b"@") else payload
+        self._push(key, Message(_WATCH_EVENT, 0, 0, payload), now_s)
+
+    def has_event(self, payload: bytes) -> bool:
+        """Does this very event wait already?"""
+        return payload in self._waiting
 
     def pop(self) -> Message | None:
         """Take the oldest message."""

@@ -52,8 +52,8 @@ def exceeds(used: int, bound: int) -> bool:
 
 
 CREDIT_PER_S = 200.0
-"""Writes per second that all unprivileged domains together may do while somebody's transaction is open. Without it
-one guest that writes in a loop makes everybody else's transactions fail for ever."""
+"""Writes per second by which all unprivileged domains together may make open transactions fail. Without it one guest
+that writes in a loop makes everybody else's transactions fail for ever."""
 CREDIT_BURST = 10.0
 CREDIT_RESERVE = 1000.0
 

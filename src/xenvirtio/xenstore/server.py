@@ -62,7 +62,8 @@ class XenStoreServer:
         self.open_transactions = 0
         self._rate = WriteRate()
         self._with_output: dict[Connection, None] = {}
-        self._undelivered: list[tuple[Connection, bytes, bytes]] = []
+        self._undelivered: list[tuple[Connection, bytes]] = []
+        """Events, as payloads, that the request in hand has caused: they follow its reply."""
         self._left_behind: dict[int, LeftBehind] = {}
         for path, entries in _INITIAL_TREE:
             self.tree.put(path, b"", parse_permissions(entries))
@@ -201,6 +202,9 @@ class XenStoreServer:
             if transaction is not None and refusal.name in ("ENOSPC", "ENOMEM"):
                 transaction.poison(refusal.name)
             raise
+        finally:
+            if self.tree.conflicts:
+                self._charge(connection)
 
     # -- what the handlers use
 
@@ -226,13 +230,11 @@ class XenStoreServer:
         if request.transaction is not None:
             request.transaction.note(changes)
             return
-        if self.open_transactions:
-            self._charge(request.connection)
         self.fire(changes)
 
     def written(self, request: Request, path: str) -> None:
         """As `changed`, for a node that is there: who may see it is only looked up when somebody watches."""
-        if request.transaction is not None or self.open_transactions:
+        if request.transaction is not None:
             self.changed(request, [change_of(request.view, path)])
             return
         groups = self.watches.groups_at(path)
@@ -261,8 +263,6 @@ class XenStoreServer:
 
     def commit(self, connection: Connection, transaction: Transaction) -> None:
         """Commit, already taken out of its connection. Raises RefusedError as `Transaction.commit` does."""
-        if self.open_transactions and transaction.has_written:
-            self._charge(connection)
         self.fire(transaction.commit())
 
     def add_watch(self, connection: Connection, watch: Watch[Connection], *, fires: bool = True) -> None:
@@ -272,7 +272,7 @@ class XenStoreServer:
         if connection.kept:
             self._recorder.watch_added(connection.domid, watch.registered, watch.token, watch.depth)
         if fires:
-            self._undelivered.append((connection, watch.registered, watch.token))
+            self._undelivered.append((connection, watch.event(watch.path)))
 
     def remove_watch(self, connection: Connection, watch: Watch[Connection]) -> None:
         connection.remove_watch(watch)
@@ -288,8 +288,7 @@ class XenStoreServer:
     def _queue_events(self, groups: Iterable[Group[Connection]], change: Change) -> None:
         for group in groups:
             if _may_see(group.watcher, change.readable_by):
-                for watch in group.reached():
-                    self._undelivered.append((watch.watcher, watch.event_path(change.path), watch.token))
+                self._undelivered += [(group.watcher, watch.event(change.path)) for watch in group.reached()]
 
     # -- the life of domains
 
@@ -369,15 +368,19 @@ class XenStoreServer:
                 self.fire(remove(self.tree, path))
             else:
                 self.tree.strip(path, domid)
+        self.tree.conflicts = 0  # nobody's fault who could pay
 
     def _fire_special(self, name: str, domid: DomId) -> None:
         node = self.tree.find(name)
         lists = (node.permissions,) if node is not None else ()
-        for watch, event_path in self.watches.special_events(name, domid):
+        for watch, event in self.watches.special_events(name, domid):
             if _may_see(watch.watcher, lists):
-                self._undelivered.append((watch.watcher, event_path, watch.token))
+                self._undelivered.append((watch.watcher, event))
 
     def _charge(self, connection: Connection) -> None:
+        """Let a domain pay for having made transactions of others fail. Writing while one is open costs nothing: or
+        any guest could slow all the others down by leaving one open."""
+        self.tree.conflicts = 0
         if not connection.privileged:
             self._rate.charge(connection.domid, self._clock())
 
@@ -392,9 +395,9 @@ class XenStoreServer:
         if not self._undelivered:
             return
         now_s = self._clock()
-        for connection, path, token in self._undelivered:
-            if not connection.is_closed and self._has_room(connection):
-                connection.outgoing.push_event(path, token, now_s)
+        for connection, event in self._undelivered:
+            if not connection.is_closed and not connection.outgoing.has_event(event) and self._has_room(connection):
+                connection.outgoing.push_event(event, now_s)
                 self._with_output[connection] = None
         self._undelivered.clear()
 

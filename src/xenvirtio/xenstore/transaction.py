@@ -86,11 +86,6 @@ class Transaction:
         self.private_bytes = 0
         tree.next_generation()
 
-    @property
-    def has_written(self) -> bool:
-        """Would a commit change anything?"""
-        return any(touched.written for touched in self._touched.values())
-
     def poison(self, name: str) -> None:
         """Make the commit fail with this error; the first one stays."""
         self._poison = self._poison or name

@@ -91,6 +91,9 @@ class Tree:
 
     def __init__(self) -> None:
         self.generation = 0
+        self.conflicts = 0
+        """How many nodes have changed that an open transaction had read, and so made it fail. Who takes notice sets it
+        back. A node counts once: what is written afterwards nobody has read."""
         self.recorder: Recorder = NoRecorder()
         self._nodes: dict[str, Node] = {}
         self._naming: dict[int, dict[str, None]] = {}
@@ -121,6 +124,8 @@ class Tree:
 
     def discard(self, path: str) -> None:
         node = self._nodes.pop(path)
+        if node.readers:
+            self.conflicts += 1
         self._account(node, -1)
         self._unindex(path, node.permissions)
         directory = parent(path)
@@ -174,6 +179,7 @@ class Tree:
 
     def _writable(self, path: str, node: Node) -> Node:
         if node.readers:
+            self.conflicts += 1
             node = self._nodes[path] = node.copy()
         node.generation = self.next_generation()
         return node

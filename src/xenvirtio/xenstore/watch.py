@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from xenvirtio.xenstore.path import ancestry
+from xenvirtio.xenstore.wire import join_strings
 
 Watcher = TypeVar("Watcher")
 
@@ -25,9 +26,10 @@ class Watch(Generic[Watcher]):
     token: bytes
     depth: int | None = None
 
-    def event_path(self, path: str) -> bytes:
-        """Return a changed path in the form the client watches: relative to what it registered relatively."""
-        return self.registered + path[len(self.path) :].encode()
+    def event(self, path: str) -> bytes:
+        """Return the payload of the event for a changed path, in the form the client watches: relative to what it
+        registered relatively."""
+        return b"%b%b\0%b\0" % (self.registered, path[len(self.path) :].encode(), self.token)
 
 
 @dataclass(slots=True)
@@ -75,15 +77,15 @@ class WatchIndex(Generic[Watcher]):
         ]
 
     def special_events(self, name: str, domid: int) -> Iterable[tuple[Watch[Watcher], bytes]]:
-        """Return who learns that a domain came or went, and the event path of each.
+        """Return who learns that a domain came or went, and the payload of the event of each.
 
         A plain watch of `@releaseDomain` is not told which domain; one with a depth of 1 or more, or of
         `@releaseDomain/<domid>`, is.
         """
         for watch in self._at(name):
-            yield watch, (f"{name}/{domid}" if watch.depth else name).encode()
+            yield watch, join_strings(((f"{name}/{domid}" if watch.depth else name).encode(), watch.token))
         for watch in self._at(f"{name}/{domid}"):
-            yield watch, watch.registered
+            yield watch, join_strings((watch.registered, watch.token))
 
     def _at(self, path: str) -> Iterable[Watch[Watcher]]:
         return chain.from_iterable(self._by_path.get(path, {}).values())
