@@ -12,6 +12,7 @@ import pytest
 
 from tests.xenstore.rings import Guest, Host, page_of, port_of
 from xenvirtio.channels.xenstore_ring import ERROR, REQUEST_PRODUCER, RESPONSE_CONSUMER
+from xenvirtio.xenstore.domains import CONTROL_DOMID
 from xenvirtio.xenstore.serve import MESSAGES_PER_GUEST_TURN
 from xenvirtio.xenstore.serve_ring import OUTPUT_BYTES
 from xenvirtio.xenstore.wire import Message, MessageType
@@ -180,16 +181,23 @@ def test_notifying_for_nothing_does_nothing(host: Host) -> None:
     assert host.state.stat().st_size == size
 
 
-def test_writes_during_somebody_elses_transaction_are_rationed(host: Host) -> None:
+def test_making_transactions_of_others_fail_is_rationed(host: Host) -> None:
     """Or one guest makes the toolstack's transactions fail for ever."""
     victim, hostile = host.create(), host.create()
+    toolstack = host.server.connect(CONTROL_DOMID)
+    node = f"/local/domain/{hostile.domain.domid}/x\0".encode()
+    host.server.handle(toolstack, Message(M.WRITE, 1, 0, node))
+    host.server.handle(toolstack, Message(M.SET_PERMS, 1, 0, node + b"n%d\0" % hostile.domain.domid))
     victim.send(M.TRANSACTION_START, "|", 1)
     host.run()
     counter = Counter(host)
-    for number in range(3000):
+    for number in range(1, 3001):
+        host.server.handle(toolstack, Message(M.TRANSACTION_START, 1, 0, b"\0"))
+        host.server.handle(toolstack, Message(M.READ, 1, number, node))
         hostile.send(M.WRITE, f"x|{number}", 1)
         host.run(1)
         hostile.poll()
+        host.server.handle(toolstack, Message(M.TRANSACTION_END, 1, number, b"F\0"))
     writes = counter.handled[hostile.domain.domid]
     assert 1000 <= writes < 1100, "the reserve, and then the pace of the clock, which stands still here"
     host.now_s += 1
