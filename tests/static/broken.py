@@ -377,6 +377,14 @@ CASES = (
         (("console=dtuart", "dom0_mem=512M"),),
         "error: system.toml: system xen_arguments and dom0 memory: 'dom0_mem=512M' is made from [dom0] memory; leave it out here",
     ),
+    Broken(
+        "ImageBuilder's room over static memory",
+        (
+            *after(B, STATIC),
+            ("[dom0]\n", "[imagebuilder]\nmemory_start = 0x40000000\nmemory_end = 0xd0000000\n\n[dom0]\n"),
+        ),
+        'warning: system.toml: imagebuilder memory_end and domain[1] "b" static_memory[0]: ImageBuilder may load modules into 0x40000000-0xcfffffff, where static memory 0xc0000000-0xc7ffffff is; end below it',
+    ),
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from xenvirtio.static.check.addresses import check_alignment, check_guest_maps, check_host_map
+from xenvirtio.static.check.addresses import check_alignment, check_guest_maps, check_host_map, check_imagebuilder
 from xenvirtio.static.check.channels import check_channels
 from xenvirtio.static.check.devices import check_devices
 from xenvirtio.static.check.domains import check_domains
@@ -34,6 +34,7 @@ def check(system: System, modules: Mapping[str, Span] | None = None) -> list[Fin
         *check_static_memory(system),
         *check_host_memory(system),
         *check_host_map(system, placed),
+        *check_imagebuilder(system),
         *check_regions(system),
         *check_guest_maps(system),
         *check_channels(system),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xenvirtio.ids import PAGE_SIZE
-from xenvirtio.static.check.finding import Finding, error
+from xenvirtio.static.check.finding import Finding, error, warning
 from xenvirtio.static.description import Domain
 from xenvirtio.static.guest_map import VIRTIO_SLOT_BYTES, ram, xen_windows
 from xenvirtio.static.host_map import Claim, host_claims
@@ -66,6 +66,30 @@ def check_host_map(system: System, modules: Mapping[str, Span]) -> Iterator[Find
             yield error("host-memory", claim.where, host.where, f"{claim.what} {claim.span} is not within RAM {banks}")
     for one, other in overlapping(claims):
         yield error("host-overlap", one.where, other.where, _overlap(one, other, " on the host"))
+
+
+def check_imagebuilder(system: System) -> Iterator[Finding]:
+    """Where ImageBuilder may load to, if that is said: in RAM, and apart from what is fixed."""
+    settings, host = system.description.imagebuilder, system.description.host
+    start, end = settings.memory_start, settings.memory_end
+    if start is None or end is None:
+        return
+    place = "imagebuilder memory_end"
+    if end <= start:
+        found = f"{end:#010x} is not above {start:#010x}"
+        yield error("imagebuilder", place, "imagebuilder memory_start", found)
+        return
+    room = Span(start, end - start)
+    if not any(bank.contains(room) for bank in host.memory):
+        yield error("imagebuilder", place, host.where, f"{room} is not within one bank of RAM")
+    for claim in host_claims(system, {}):
+        if claim.span.overlaps(room) and not claim.where.startswith(host.where):
+            yield warning(
+                "imagebuilder",
+                place,
+                claim.where,
+                f"ImageBuilder may load modules into {room}, where {claim.what} {claim.span} is; end below it",
+            )
 
 
 def check_alignment(system: System) -> Iterator[Finding]:
