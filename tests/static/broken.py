@@ -385,6 +385,16 @@ CASES = (
         ),
         'warning: system.toml: imagebuilder memory_end and domain[1] "b" static_memory[0]: ImageBuilder may load modules into 0x40000000-0xcfffffff, where static memory 0xc0000000-0xc7ffffff is; end below it',
     ),
+    Broken(
+        "more vCPUs than the GIC has",
+        (("gicv3", "gicv2"), *after(B, "vcpus = 9\n")),
+        'error: system.toml: domain[1] "b" vcpus and GICv2 of platform qemu-virt-gicv2: 9 vCPUs, of which a GICv2 has 8; take fewer',
+    ),
+    Broken(
+        "a kernel as a ramdisk",
+        (("dom0.cpio.gz", "Image"),),
+        "error: system.toml: dom0 ramdisk and dom0 kernel: 'Image' is a ramdisk here and a kernel there; Xen takes a place in memory for one kind",
+    ),
 )
 
 

@@ -41,7 +41,10 @@ def xen_windows(domain: Domain, host: Host) -> list[Window]:
     """What Xen itself puts into the domain's map, lowest first. dom0 sees the host: its devices."""
     if domain.is_dom0:
         return sorted(_host_windows(host), key=lambda window: window.span)
-    windows = [Window("grant table", GRANT_TABLE), Window("magic pages", MAGIC_PAGES)]
+    windows = [Window("grant table", GRANT_TABLE)]
+    # of a direct-mapped domain only XenStore's page is there, and only where init-dom0less or its like makes it
+    if not domain.direct_map or domain.enhanced.has_xenstore:
+        windows.append(Window("magic pages", MAGIC_PAGES))
     if domain.direct_map:
         windows += _host_windows(host, uart=domain.vpl011)
     else:

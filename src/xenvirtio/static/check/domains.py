@@ -14,6 +14,8 @@ MODULES_MAX = 32
 """MAX_MODULES (xen/include/xen/bootfdt.h); Xen itself and the device tree are two of them."""
 ARGUMENTS_MAX = 1023
 """BOOTMOD_MAX_CMDLINE without its NUL; what is longer is cut off."""
+GICV2_VCPUS_MAX = 8
+"""vgic_max_vcpus() of xen/arch/arm/vgic.c."""
 _OF_THE_DESCRIPTION = {"dom0_mem": "memory", "dom0_max_vcpus": "vcpus"}
 
 
@@ -22,6 +24,13 @@ def check_domains(system: System) -> Iterator[Finding]:
         yield from _check_xenstore(system, domain)
         yield from _check_version(system, domain)
         yield from _check_arguments(domain)
+        if system.description.host.gic_version == 2 and domain.vcpus > GICV2_VCPUS_MAX:
+            yield error(
+                "vcpus",
+                f"{domain.where} vcpus",
+                f"GICv2 of {system.description.host.where}",
+                f"{domain.vcpus} vCPUs, of which a GICv2 has {GICV2_VCPUS_MAX}; take fewer",
+            )
         yield from _check_files(system, domain)
         if domain.os is Os.ZEPHYR:
             yield from _check_zephyr(system, domain)
@@ -190,6 +199,15 @@ def _check_capabilities(system: System) -> Iterator[Finding]:
 
 
 def _check_modules(system: System) -> Iterator[Finding]:
+    kernels = {domain.kernel: domain for domain in reversed(system.domains)}
+    for domain in system.domains:
+        if domain.ramdisk in kernels:
+            yield error(
+                "module-kinds",
+                f"{domain.where} ramdisk",
+                f"{kernels[domain.ramdisk].where} kernel",
+                f"{domain.ramdisk!r} is a ramdisk here and a kernel there; Xen takes a place in memory for one kind",
+            )
     count, last = 2 + len(boot_modules(system)), system.domains[-1].where
     if count > MODULES_MAX:
         yield error(
