@@ -17,7 +17,7 @@ import pytest
 from tests.xenstore.rings import client_of, port_of
 from xenvirtio.ids import DomId
 from xenvirtio.xen.emulated import Domain, EmulatedHost
-from xenvirtio.xenstore.client import ClientTransaction, XenStoreClient
+from xenvirtio.xenstore.client import Operations, XenStoreClient
 
 PROGRAM = """\
 import sys
@@ -103,7 +103,7 @@ class Worker(threading.Thread):
             self.error = error
 
     def _write_both(self, number: int) -> None:
-        def act(transaction: ClientTransaction) -> None:
+        def act(transaction: Operations) -> None:
             transaction.write("a", number)
             transaction.write("b", number)
 
