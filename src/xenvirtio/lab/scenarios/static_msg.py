@@ -1,0 +1,153 @@
+"""Two domains and no dom0 at all: a disk over virtio-msg, through static shared memory and a static event channel.
+
+Nothing runs but Xen and two kernels. Every digest that `user` reports is compared with what busybox's sha256sum finds
+in the file of `server`. In between either end is killed with -9 under verified writes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from xenvirtio.lab.options import MachineOptions
+from xenvirtio.lab.scenarios.machine_stage import MachineStage
+from xenvirtio.lab.scenarios.registry import MachineScenario
+
+GUEST_ARGUMENTS = "console=ttyAMA0 panic=-1 quiet"
+SIZE_MIB = 4
+MARK_OFFSET = SIZE_MIB << 20
+"""Behind what is verified lies one sector by which `user` tells `server` how far the story is."""
+
+SYSTEM = f"""
+[system]
+name = "static-msg"
+xen = "4.20"
+platform = "qemu-virt-gicv3"
+xen_arguments = "console=dtuart noreboot"
+
+[[domain]]
+name = "user"
+memory = "192MiB"
+kernel = "Image"
+ramdisk = "guest-python.cpio.gz"
+arguments = "{GUEST_ARGUMENTS} role=user"
+files = {{ "/start" = "user.sh" }}
+
+[[domain]]
+name = "server"
+memory = "192MiB"
+kernel = "Image"
+ramdisk = "guest-python.cpio.gz"
+arguments = "{GUEST_ARGUMENTS} role=server"
+files = {{ "/start" = "server.sh" }}
+
+[[region]]
+id = "bus"
+size = "2MiB"
+guests = ["user", "server"]
+
+[[channel]]
+name = "bus"
+ends = ["user", "server"]
+
+[[device]]
+name = "disk0"
+type = "block"
+frontend = "user"
+backend = "server"
+transport = "msg-static"
+region = "bus"
+channel = "bus"
+resource = {{ file = "/disk.img" }}
+"""
+
+USER = f"""\
+#!/bin/sh
+now() {{ cut -d' ' -f1 /proc/uptime; }}
+say() {{ while read -r line; do echo "GUEST: $1 $line"; done; }}
+mark() {{ echo "$1" | xenvirtio msg write disk0 --offset {MARK_OFFSET} --log-level error 2>/dev/null; }}
+verify() {{
+    name=$1; shift
+    xenvirtio msg verify disk0 --size {SIZE_MIB}M "$@" >/run/$name.out 2>/run/$name.log || tail -n 3 /run/$name.log
+    say $name </run/$name.out
+}}
+echo "GUEST: began $(now)"
+xenvirtio msg info disk0 --count 200 2>/run/info.log | cut -c 1-100 | say info
+echo "GUEST: informed $(now)"
+verify plain
+mark plain
+verify small --block 4096 --seed 2
+mark small
+( sleep 3; mark never ) 2>/dev/null &
+verify backend-killed --block 4096 --seed 3
+wait
+grep -c 'probing the disk again' /run/backend-killed.log | say probed-again
+mark backend-killed
+xenvirtio msg verify disk0 --size {SIZE_MIB}M --block 4096 --seed 4 >/dev/null 2>&1 &
+sleep 6
+kill -9 $!
+wait $! 2>/dev/null
+verify user-killed --block 4096 --seed 5
+mark user-killed
+"""
+
+SERVER = f"""\
+#!/bin/sh
+serve() {{ xenvirtio msg serve disk0 --config /etc/xenvirtio/backends.toml >>/run/serve.log 2>&1 & }}
+wait_mark() {{ until tail -c 512 /disk.img | head -n 1 | grep -qx "$1"; do sleep 0.5; done; }}
+digest() {{ echo "GUEST: $1 file $(head -c {MARK_OFFSET} /disk.img | sha256sum | cut -d' ' -f1)"; }}
+truncate -s $(({MARK_OFFSET} + 512)) /disk.img
+echo "GUEST: began $(cut -d' ' -f1 /proc/uptime)"
+serve
+until grep -q ready /run/serve.log; do sleep 0.2; done
+echo "GUEST: ready $(cut -d' ' -f1 /proc/uptime)"
+wait_mark plain
+digest plain
+wait_mark small
+digest small
+for n in 1 2; do
+    sleep 6
+    kill -9 $!
+    wait $! 2>/dev/null
+    serve
+done
+wait_mark backend-killed
+digest backend-killed
+wait_mark user-killed
+digest user-killed
+grep -ci 'error' /run/serve.log | while read -r line; do echo "GUEST: errors $line"; done
+kill $!
+wait $!
+echo "GUEST: serve ended with $?"
+"""
+
+PHASES = ("plain", "small", "backend-killed", "user-killed")
+TIMEOUT_S = 300.0
+
+
+def run(stage: MachineStage) -> dict[str, Any]:
+    system = stage.build_system(SYSTEM, {"user.sh": USER, "server.sh": SERVER})
+    started = time.monotonic()
+    with stage.boot(MachineOptions(system=system)) as machine:
+        assert machine.wait_line(1, "GUEST: /start ended", TIMEOUT_S) == "GUEST: /start ended with 0"
+        assert machine.wait_line(2, "GUEST: /start ended", TIMEOUT_S) == "GUEST: /start ended with 0"
+        seconds = time.monotonic() - started
+        user, server = "\n".join(machine.domain_lines(1)), "\n".join(machine.domain_lines(2))
+    facts: dict[str, Any] = {"seconds": round(seconds, 1)}
+    for phase in PHASES:
+        (written,) = re.findall(rf"GUEST: {phase} sha256 (\w+)", user)
+        (found,) = re.findall(rf"GUEST: {phase} file (\w+)", server)
+        assert written == found, f"{phase}: written {written}, in the file {found}"
+        assert f"GUEST: {phase} {SIZE_MIB << 20} bytes verified" in user
+        facts[phase] = re.findall(rf"GUEST: {phase} (write .*|read .*)", user)
+    (again,) = re.findall(r"GUEST: probed-again (\d+)", user)
+    assert int(again) >= 1, "the backend was killed between requests only"
+    assert "GUEST: serve ended with 0" in server
+    facts["probed_again"] = int(again)
+    facts["user_space"] = re.findall(r"GUEST: (?:began|informed|ready) [\d.]+", user + server)
+    facts["info"] = re.findall(r"GUEST: info (.*)", user)
+    return facts
+
+
+SCENARIO = MachineScenario("static-msg", "no dom0: a disk over virtio-msg and static memory; either end killed", run)
