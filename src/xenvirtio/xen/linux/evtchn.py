@@ -82,12 +82,12 @@ class LinuxEventChannels:
             raise hypervisor_error("bind_static", errno.EISCONN)
         lock = StaticPortLock(port)
         try:
-            bound = self._node.ioctl("bind_static", BIND_STATIC, PortArgument(port))
+            self._node.ioctl("bind_static", BIND_STATIC, PortArgument(port))  # answers 0, not the port as others do
         except HypervisorError:
             lock.release()
             raise
         self._static_locks[port] = lock
-        return EventPort(bound)
+        return port
 
     def unbind(self, port: EventPort) -> None:
         self._notifications.pop(port, None)
