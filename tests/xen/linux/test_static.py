@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from xenvirtio.errors import ConfigurationError, HypervisorError, ResourceError
+from xenvirtio.ids import EventPort
 from xenvirtio.xen import libc
-from xenvirtio.xen.linux import evtchn, static_region
+from xenvirtio.xen.linux import evtchn, static_port_lock, static_region
 from xenvirtio.xen.linux.static_port_lock import StaticPortLock
 from xenvirtio.xen.linux.static_region import announced_regions, find_region, map_static_region
 
@@ -107,6 +108,30 @@ def test_strict_devmem_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_ioctl_is_the_one_after_restrict_domid() -> None:
     """IOCTL_EVTCHN_BIND_STATIC, _IOC(_IOC_NONE, 'E', 7, 4); not in the headers of Linux before 6.6."""
     assert 4 << 16 | ord("E") << 8 | 7 == evtchn.BIND_STATIC
+
+
+def test_binding_takes_the_lock_first_and_names_the_port_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ioctl answers 0, where those for other channels answer the port."""
+    monkeypatch.setattr(static_port_lock, "LOCK_DIRECTORY", tmp_path / "ports")
+    calls: list[int] = []
+
+    def ioctl(descriptor: int, request: int, argument: int) -> int:
+        calls.append(request)
+        with pytest.raises(HypervisorError):
+            StaticPortLock(10)
+        return 0
+
+    monkeypatch.setattr(libc, "ioctl", ioctl)
+    (tmp_path / "evtchn").write_bytes(b"")
+    channels = evtchn.LinuxEventChannels(str(tmp_path / "evtchn"))
+    assert channels.bind_static(EventPort(10)) == 10
+    assert calls == [evtchn.BIND_STATIC]
+    with pytest.raises(HypervisorError, match="EISCONN"):
+        channels.bind_static(EventPort(10))
+    channels.close()
+    StaticPortLock(10).release()
 
 
 def test_a_static_port_has_one_owner_and_says_who(tmp_path: Path) -> None:
