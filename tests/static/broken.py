@@ -1,6 +1,6 @@
 """Broken descriptions, each a change to one that is good, and the first line that each gives.
 
-docs/static.md shows the table; `python -m tests.static.broken` writes it there.
+docs/static.md shows the table; `tools/static_document.py` writes it there.
 """
 
 # ruff: noqa: E501  the lines that are printed are as long as they are
@@ -401,8 +401,3 @@ CASES = (
 def table() -> str:
     rows = [f"| {case.what} | `{case.line}` |" for case in CASES]
     return "\n".join(["| what is wrong | what `static check` says first |", "|---|---|", *rows, ""])
-
-
-if __name__ == "__main__":
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    DOCUMENT.write_text(before + BEGIN + table() + END + rest.partition(END)[2])

@@ -18,4 +18,4 @@ def test_a_broken_description_gives_its_line(case: Broken) -> None:
 
 def test_the_document_has_the_table_as_it_is() -> None:
     shown = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]
-    assert shown == table(), "run python -m tests.static.broken"
+    assert shown == table(), "run tools/static_document.py"

@@ -15,12 +15,22 @@ from xenvirtio.static.show_text import PLAIN, as_text
 from xenvirtio.static.system import System
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "static"
+PICTURE = Path(__file__).parents[2] / "docs" / "static-map.svg"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(params=["lab", "pair", "three-domains"])
 def system(request: pytest.FixtureRequest) -> System:
     return resolve(load_description(EXAMPLES / f"{request.param}.toml"))
+
+
+def picture() -> str:
+    """What docs/static.md shows."""
+    return as_svg(resolve(load_description(EXAMPLES / "three-domains.toml")))
+
+
+def test_the_documents_picture_is_of_today() -> None:
+    assert PICTURE.read_text() == picture(), "run tools/static_document.py"
 
 
 def names(system: System) -> set[str]:
