@@ -38,6 +38,7 @@ class Keeper:
                 pass_fds=(theirs.fileno(), privcmd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # or who reads our output to its end would wait for the keeper
                 start_new_session=True,
                 cwd="/",
             )
