@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from xenvirtio.ids import DomId
 from xenvirtio.metadata.directory import RECORDS_MAX
 from xenvirtio.metadata.xenstore import FOLDER, XenStoreDirectory
 from xenvirtio.xenstore.client import XenStoreClient
+from xenvirtio.xenstore.serve import XenStoreService
+from xenvirtio.xenstore.server import XenStoreServer
 
 from .worlds import World, xenstore_world
 
@@ -102,8 +106,6 @@ def test_a_domain_with_too_many_records(world: World, hostile: XenStoreClient) -
 
 def test_no_half_record_is_ever_seen(world: World) -> None:
     """A replacement in one transaction: all of the old one or all of the new one."""
-    import threading
-
     whole = [{f"k{n}": str(turn) for n in range(10)} for turn in (0, 1)]
     ended = threading.Event()
 
@@ -139,3 +141,25 @@ def test_without_a_writable_subtree_the_error_says_so(world: World, toolstack: X
     toolstack.rm("/local/domain/1/data")
     with pytest.raises(XenStoreError, match="EACCES"):
         world.register_root()
+
+
+def test_a_server_that_has_forgotten_everything_is_told_again(tmp_path: Path) -> None:
+    def serve() -> XenStoreService:
+        (tmp_path / "dom0").unlink(missing_ok=True)
+        service = XenStoreService(XenStoreServer(time.monotonic))
+        service.listen(tmp_path / "dom0")
+        service.start()
+        return service
+
+    service = serve()
+    directory = XenStoreDirectory(XenStoreClient.at(tmp_path / "dom0"))
+    directory.register("root", "block", {"irq": "33"})
+    directory.register("gone", "block", {})
+    directory.withdraw("gone")
+    directory.find()
+    service.stop()
+    service = serve()
+    assert directory.wait_changed(20)
+    assert [(r.name, r.fields) for r in directory.find()] == [("root", {"irq": "33"})]
+    directory.close()
+    service.stop()

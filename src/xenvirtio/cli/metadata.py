@@ -28,8 +28,8 @@ meet; names that backends of this package understand are in docs/metadata.md. At
 
 REGISTER_EPILOG = """\
 With xenstore the record stays until it is withdrawn or the domain ends; --peer names the domains that may read it
-besides dom0. With argo it stays as long as the registry and this domain do; --keep registers again when the registry
-has restarted, until SIGTERM. With a plan nothing is written: what differs from the plan is refused.
+besides dom0. With argo it stays as long as the registry and this domain do. --keep stays until SIGTERM and registers
+again when a server or registry has restarted and forgotten. With a plan nothing is written: what differs is refused.
 
 Exit codes: 0 done, 1 no channel or no answer, 2 wrong usage, or refused.
 """

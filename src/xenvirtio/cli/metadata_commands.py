@@ -13,7 +13,7 @@ from contextlib import closing
 
 from xenvirtio.cli.argo_commands import open_hypervisor
 from xenvirtio.daemon.logs import set_up_logging
-from xenvirtio.errors import ConfigurationError
+from xenvirtio.errors import ConfigurationError, ResourceError, XenStoreError
 from xenvirtio.ids import DomId
 from xenvirtio.metadata.argo_registry import ArgoRegistry
 from xenvirtio.metadata.directory import DeviceRecord, Directory
@@ -70,8 +70,13 @@ def _fields(words: list[str]) -> dict[str, str]:
 
 def _register(directory: Directory, options: argparse.Namespace, fields: dict[str, str]) -> int:
     directory.register(options.name, options.type, fields)
-    while options.keep:
-        time.sleep(HOUR_S)  # the directory's own thread does the keeping; SIGTERM ends it
+    while options.keep:  # until SIGTERM
+        directory.wait_changed(HOUR_S)
+        try:
+            directory.find()  # registers again what a restarted server has forgotten
+        except (ResourceError, XenStoreError) as error:
+            log.warning("%s", error)
+            time.sleep(1)
     return 0
 
 

@@ -9,6 +9,8 @@ itself proves nothing. It is written and read in transactions; `type` is written
 record, so that a server without transactions shows no half ones either. The toolstack (`xl`, or `xenvirtio control`)
 removes a domain's home when it ends, and its records with it.
 
+A server may restart and have lost everything: then each `find` registers what this directory has registered again.
+
 Finders of the control domain look into every home; others may not list domains, and look where they are told to.
 """
 
@@ -40,11 +42,16 @@ class XenStoreDirectory:
         self._own: DomId | None = None
         self._watched: set[str] = set()
         self._nonsense = NonsenseLog()
+        self._registered: dict[str, tuple[str, dict[str, str]]] = {}
 
     # -- this domain's records
 
     def register(self, name: str, type: str, fields: Mapping[str, str]) -> None:
         check_record(name, type, fields)
+        self._write(name, type, fields)
+        self._registered[name] = type, dict(fields)
+
+    def _write(self, name: str, type: str, fields: Mapping[str, str]) -> None:
         own = self._own_domid()
         readers = [f"r{peer}" for peer in self._peers if peer != own]
 
@@ -62,11 +69,18 @@ class XenStoreDirectory:
 
     def withdraw(self, name: str) -> None:
         check_record(name, "any", {})
+        self._registered.pop(name, None)
         try:
             self._client.rm(f"{FOLDER}/{name}")
         except XenStoreError as error:
             if error.name != "ENOENT":
                 raise
+
+    def _restore(self) -> None:
+        """Register again what a server that has lost its state has forgotten."""
+        for name, (type, fields) in self._registered.items():
+            if not self._client.exists(f"{FOLDER}/{name}/type"):
+                self._write(name, type, fields)
 
     def _own_domid(self) -> DomId:
         if self._own is None:
@@ -81,6 +95,7 @@ class XenStoreDirectory:
     def find(self, *, type: str | None = None) -> list[DeviceRecord]:
         self._watch_new_domains()
         self._client.pump()  # what changes from here on is an event that `find` has not seen
+        self._restore()
         found: list[DeviceRecord] = []
         for domid in self._domains():
             found += self._records_of(domid)
