@@ -333,7 +333,7 @@ _TABLE = (
     Operation(MessageType.SET_PERMS, _set_perms),
     Operation(MessageType.WATCH, _watch, ignores_transaction=True),
     Operation(MessageType.UNWATCH, _unwatch, ignores_transaction=True),
-    Operation(MessageType.RESET_WATCHES, _reset_watches, ignores_transaction=True),
+    Operation(MessageType.RESET_WATCHES, _reset_watches),
     Operation(MessageType.TRANSACTION_START, _transaction_start),
     Operation(MessageType.TRANSACTION_END, _transaction_end),
     Operation(MessageType.INTRODUCE, _introduce, privileged=True),
