@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from xenvirtio.bench.store_bench import COMPARED
+
 EXPLANATION = """\
 us: from request to reply as the client waits for it. server: processor time of the server's process for it.
 growth: the cost beside the most domains by the cost beside the fewest. Compare only figures of one run."""
@@ -25,10 +27,14 @@ def table_of(report: dict[str, Any]) -> str:
         line += "".join(f"{cell['us']:>12.1f}{_number(cell['server_us'], 9, 1)}" for cell in cells)
         lines.append(line + _number(growth["us"], 9) + _number(growth["server_us"], 8))
     if report["ratios"]:
-        lines += ["", f"time by {report['ratios'][0]['to']}'s (less than 1 is faster)"]
+        to = report["ratios"][0]["to"]
+        lines += [
+            "",
+            f"{f'time by that of {to} (less than 1 is faster)':<54}{'us':>8}{'server':>8}{'fastest round':>18}",
+        ]
     for ratio in report["ratios"]:
         line = f"{ratio['operation']:<28}{ratio['server']:<12}{ratio['domains']:>6} domains"
-        lines.append(line + _number(ratio["us"], 8) + _number(ratio["server_us"], 8))
+        lines.append(line + "".join(_number(ratio[key], 8) for key in COMPARED))
     return "\n".join([*lines, "", EXPLANATION])
 
 

@@ -227,8 +227,12 @@ class XenStoreService:
             call()
 
     def _take_turn(self, link: Link) -> None:
-        for _ in range(MESSAGES_PER_TURN if link.connection.privileged else MESSAGES_PER_GUEST_TURN):
-            wait_s = math.inf if link.is_congested else self._server.read_delay_s(link.connection)
+        is_privileged = link.connection.privileged
+        for _ in range(MESSAGES_PER_TURN if is_privileged else MESSAGES_PER_GUEST_TURN):
+            if link.is_congested:
+                wait_s = math.inf
+            else:
+                wait_s = 0.0 if is_privileged else self._server.read_delay_s(link.connection)
             if wait_s:
                 self._delay(link, wait_s)
             message = link.next_message() if not wait_s else None
@@ -236,7 +240,6 @@ class XenStoreService:
                 self._runnable.pop(link, None)
                 return
             self._server.receive(link.connection, message)
-            link.fill()
 
     def _delay(self, link: Link, wait_s: float) -> None:
         link.due_s = time.monotonic() + wait_s

@@ -12,8 +12,8 @@ from xenvirtio.xenstore.wire import Message
 class Link(ABC):
     """One connection and its carrier. Only the pump's thread uses it.
 
-    Each round of the pump: `next_message` some times with `fill` after each, then `prepare`, then the state is saved,
-    then `flush`. So nothing that a peer can see happens before the state that explains it is kept.
+    Each round of the pump: `next_message` some times, then `prepare`, then the state is saved, then `flush`. So nothing
+    that a peer can see happens before the state that explains it is kept.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -38,10 +38,6 @@ class Link(ABC):
         Raises:
             PeerProtocolError: the peer is not to be listened to any more.
         """
-
-    @abstractmethod
-    def fill(self) -> None:
-        """Take over what the connection has to say, as far as there is room."""
 
     @abstractmethod
     def refuse(self, error: PeerProtocolError) -> bool:

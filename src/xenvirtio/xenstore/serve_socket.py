@@ -75,7 +75,8 @@ class SocketLink(Link):
             except BlockingIOError:
                 return
             del self._output[:sent]
-            self.fill()
+            if self.connection.outgoing:
+                self.fill()
 
     def set_interest(self, *, reads: bool) -> None:
         wanted = (READABLE if reads else 0) | (WRITABLE if self._output else 0)
