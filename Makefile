@@ -26,6 +26,7 @@ $(VENV)/.installed: $(ENGINE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
+	@tools/prepare_host.sh $(PYTHON) dev
 	$(PIP) --editable '.[cli,lab,dev]'
 	@touch $@
 

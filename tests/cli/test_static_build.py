@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tomllib
 from itertools import pairwise
@@ -16,6 +17,7 @@ from xenvirtio.daemon.configuration import load_configuration
 from xenvirtio.resources.device_tree import TreeReader
 from xenvirtio.static.gate import gated_windows
 from xenvirtio.static.plan import load_plan
+from xenvirtio.toml_table import toml_text
 from xenvirtio.virtio.device import DeviceType
 
 pytestmark = pytest.mark.skipif(not shutil.which("dtc"), reason="needs dtc (device-tree-compiler)")
@@ -185,3 +187,20 @@ def test_it_builds_for_another_xen(tmp_path: Path, capsys: pytest.CaptureFixture
     assert build(tmp_path, "--xen", "4.20") == 1, "trap_unmapped_accesses came with 4.21"
     assert "4.20" in capsys.readouterr().out
     assert build(tmp_path, "--xen", "soon") == 2
+
+
+def test_no_name_of_a_file_reaches_a_shell_or_a_recipe(tmp_path: Path) -> None:
+    """Every module has a plain name, whatever its file was called; equal names for different files stay apart."""
+    hostile = "Im age'$(id)`x`\\;\""
+    text = DESCRIPTION.replace('kernel = "zephyr.bin"', 'kernel = "deep/Image"')
+    text = text.replace('ramdisk = "initramfs.cpio.gz"', f"ramdisk = {toml_text(hostile)}", 1)
+    (tmp_path / "in/deep").mkdir(parents=True)
+    write_inputs(tmp_path / "in", text)
+    (tmp_path / "in/deep/Image").write_bytes(kernel() + b"another")
+    (tmp_path / "in" / hostile).write_bytes(ramdisk())
+    assert build(tmp_path) == 0
+    modules = tomllib.loads((tmp_path / "out/boot.toml").read_text())["module"]
+    assert all(re.fullmatch(r"modules/[A-Za-z0-9._+-]+", module["file"]) for module in modules)
+    kernels = {module["domain"]: module["file"] for module in modules if module["kind"] == "kernel"}
+    assert (kernels["dom0"], kernels["sensor"]) == ("modules/Image", "modules/Image-sensor")
+    assert (tmp_path / "out/modules/Image-sensor").read_bytes() == kernel() + b"another"

@@ -32,7 +32,7 @@ def compile_tree(source: str, name: str) -> bytes:
 
 
 def read_host_source(path: Path) -> tuple[str, bytes]:
-    """Read a host's tree, source or blob; return it as plain source (all includes resolved) and as a blob.
+    """Read a host's tree, source or blob; return it as plain source (all includes resolved) and as a blob of that.
 
     Raises:
         ConfigurationError: unreadable, not a tree, or there is no dtc.
@@ -44,7 +44,9 @@ def read_host_source(path: Path) -> tuple[str, bytes]:
     try:
         if not data.startswith(_BLOB_MAGIC):
             data = _dtc(["-q", "-I", "dts", "-O", "dtb", "-i", str(path.parent)], data, str(path))
-        return _dtc(["-q", "-I", "dtb", "-O", "dts"], data, str(path)).decode(), data
+        source = _dtc(["-q", "-I", "dtb", "-O", "dts"], data, str(path)).decode()
+        # libfdt trusts what is inside a blob, and gets one that dtc made
+        return source, compile_tree(source, str(path))
     except (ResourceError, UnicodeDecodeError) as error:
         raise ConfigurationError(str(path), f"not a device tree: {error}", "give the host's .dtb or .dts") from error
 
@@ -65,7 +67,7 @@ def _dtc(arguments: list[str], data: bytes, name: str) -> bytes:
 
 
 class TreeReader:
-    """A blob, read by paths. Properties that are not there are None."""
+    """A blob that dtc made, read by paths. Properties that are not there are None."""
 
     def __init__(self, blob: bytes, name: str = "tree") -> None:
         """Raises ConfigurationError: not a blob, or there is no libfdt."""
