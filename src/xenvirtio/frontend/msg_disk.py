@@ -84,6 +84,7 @@ class MsgDisk:
             except SessionLostError:
                 continue  # it started anew just now
             self.probes += 1
+            log.info("the disk is there: %d bytes", self.facts.size_bytes)
             return self.facts
 
     def _set_up(self) -> DiskFacts:

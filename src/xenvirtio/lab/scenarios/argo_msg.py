@@ -17,7 +17,7 @@ from xenvirtio.static.description_loader import parse_description
 from xenvirtio.static.plan import encode_plan
 from xenvirtio.static.resolve import resolve
 
-SIZE_MIB = 2
+SIZE_MIB = 1
 IMAGE = "/run/lab/disk.img"
 
 SYSTEM = f"""
@@ -61,8 +61,9 @@ verify() {{
 }}
 xenvirtio msg info disk0 --count 100 2>/run/info.log | cut -c 1-100 | say info
 verify plain
-until xenvirtio msg read disk0 --offset {SIZE_MIB}M --size 512 2>/dev/null | grep -q next; do sleep 1; done
-verify killed --block 4096 --seed 3
+until xenvirtio msg read disk0 --offset {SIZE_MIB}M --size 512 2>/dev/null | grep -q next; do sleep 3; done
+echo "GUEST: go"
+verify killed --block 1024 --seed 3
 grep -c 'probing the disk again' /run/killed.log | say probed-again
 """
 
@@ -86,7 +87,10 @@ def run(stage: MachineStage) -> dict[str, Any]:
         machine.wait_line(1, "GUEST: done plain", TIMEOUT_S)
         facts["plain"] = _check("plain", machine.domain_lines(1), digest())
         dom0.run(f"printf next | dd of={IMAGE} bs=1M seek={SIZE_MIB} conv=notrunc 2>/dev/null")
-        dom0.run("until grep -q 'queue 0 started' /run/lab/serve-1.log; do sleep 0.2; done; sleep 8")
+        machine.wait_line(1, "GUEST: go", TIMEOUT_S)
+        sessions = "$(grep -c 'queue 0 started' /run/lab/serve-1.log)"
+        before = dom0.run(f"echo {sessions}").output.strip()
+        dom0.run(f"until [ {sessions} -gt {before} ]; do sleep 0.2; done; sleep 1", timeout_s=TIMEOUT_S)
         backend.signal("KILL")
         backend = dom0.spawn(serve, "/run/lab/serve-2.log")
         assert machine.wait_line(1, "GUEST: /start ended", TIMEOUT_S) == "GUEST: /start ended with 0"
