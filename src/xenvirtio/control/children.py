@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from xenvirtio.control.lifeline import PARENT
+
 log = logging.getLogger("xenvirtio.control")
 
 DELAY_FIRST_S = 0.1
@@ -38,7 +40,7 @@ class Child:
         self.starts = 0
         self.last_code: int | None = None
         """How it ended the last time; negative: the signal that killed it."""
-        self._command = [sys.executable, "-m", "xenvirtio.control.child", str(os.getpid()), *arguments]
+        self._command = [sys.executable, "-m", "xenvirtio", *arguments]
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
@@ -56,7 +58,8 @@ class Child:
 
     def start(self) -> None:
         """Start it. Call from the thread that lives as long as this process: the kernel ends the child with it."""
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        environment = {**os.environ, PARENT: str(os.getpid())}
+        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment)
         self._pidfd = os.pidfd_open(self._process.pid)
         self._started_s = self._clock()
         self._due_s = None

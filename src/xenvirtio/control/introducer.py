@@ -143,7 +143,7 @@ class Introducer:
         A planned domain has the same after each boot of the same build, so it is known again in an empty store.
         """
         if self._plan is not None and info.domid in self._names:
-            planned = uuid5(NAMESPACE_OID, f"{self._plan.generation}/{info.domid}/{self._names[info.domid]}")
+            planned = nodes.planned_uuid(self._plan, info.domid, self._names[info.domid])
             if info.handle in (NIL.bytes, planned.bytes):
                 return planned
         if info.handle != NIL.bytes:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from xenvirtio.ids import DomId, EventPort, Gfn
-from xenvirtio.static.plan import PlannedDevice
+from xenvirtio.static.plan import Plan, PlannedDevice
 from xenvirtio.xenstore.client import Operations
 
 KIND = "virtio"
@@ -39,6 +39,11 @@ class StorePage:
 
     gfn: Gfn
     port: EventPort
+
+
+def planned_uuid(plan: Plan, domid: DomId, name: str) -> UUID:
+    """The UUID of a planned domain: the same after each boot of the same build, whoever asks for it."""
+    return uuid5(NAMESPACE_OID, f"{plan.generation}/{domid}/{name}")
 
 
 def home(domid: DomId) -> str:

@@ -87,8 +87,15 @@ class PlanStore:
 
     def _guest_nodes(self, domid: DomId) -> list[Node]:
         devices = [device for device in self._devices if self._domid_of(device) == domid]
-        name = Node(f"{nodes.home(domid)}/name", devices[0].peer)
-        return [name, *(node for device in devices for node in nodes.device_nodes(device, self._plan.domid, domid))]
+        name = devices[0].peer
+        # The UUID that `xenvirtio control` would give it: either's backend may take over from the other's.
+        identity = [
+            Node(f"{nodes.home(domid)}/name", name),
+            Node(f"{nodes.home(domid)}/vm", f"/vm/{nodes.planned_uuid(self._plan, domid, name)}"),
+        ]
+        return identity + [
+            node for device in devices for node in nodes.device_nodes(device, self._plan.domid, domid)
+        ]
 
     def _watch_guests(self) -> None:
         shown = set(self._guests)
