@@ -116,6 +116,7 @@ class FakeXen:
         self.table = ctypes.create_string_buffer(4096)
         self.open_maps = 0
         self.destroys = 0
+        self.starts_over = False
 
     def __getattr__(self, name: str) -> object:
         return getattr(libc, name)
@@ -176,6 +177,7 @@ class FakeXen:
         if version != self.sysctl:
             return -errno.EACCES
         assert command == 6
+        first = 0 if self.starts_over else first
         records = [self._record(domid) for domid in self.domains if domid >= first][:count]
         ctypes.memmove(buffer, b"".join(records), sum(map(len, records)))
         ctypes.memmove(argument + 24, struct.pack("<I", len(records)), 4)
@@ -270,6 +272,15 @@ def test_a_list_without_domain_0_is_refused(open_control: Open) -> None:
     xen.domains = {3: (0, 0), 0: (0, 0)}
     with pytest.raises(HypervisorError, match="the first domain of its list is not domain 0"):
         open_control(xen)
+
+
+def test_a_list_that_goes_back_is_refused_and_not_followed_for_ever(open_control: Open) -> None:
+    xen = FakeXen()
+    control = open_control(xen)
+    xen.domains = dict.fromkeys(range(128), (0, 0))
+    xen.starts_over = True
+    with pytest.raises(HypervisorError, match="from domain 128 on has an earlier one"):
+        control.domains()
 
 
 def test_params_pages_and_grants(open_control: Open) -> None:

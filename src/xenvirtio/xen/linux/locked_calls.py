@@ -154,6 +154,8 @@ class LockedCalls:
         first = DomId(0)
         while True:
             batch = self._list(first, _BATCH)
+            if any(info.domid < first for info in batch):
+                raise self._unlike(f"its list from domain {first} on has an earlier one")  # and would never end
             found += batch
             if len(batch) < _BATCH:
                 return found
