@@ -28,8 +28,9 @@ def silent(line: str) -> None:
     pass
 
 
-def test_a_server_of_its_own_is_measured_beside_each_number_of_domains() -> None:
-    report = bench_own([1, 3], 1, 0.01, silent)
+@pytest.mark.parametrize("rings", [False, True])
+def test_a_server_of_its_own_is_measured_beside_each_number_of_domains(rings: bool) -> None:
+    report = bench_own([1, 3], 1, 0.01, silent, rings=rings)
     measured = {(row["operation"], row["domains"]) for row in report["rows"]}
     assert measured == {(name, size) for name in OPERATIONS for size in (1, 3)}
     assert all(row["us"] > 0 and row["server_us"] > 0 for row in report["rows"])

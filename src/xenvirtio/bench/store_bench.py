@@ -45,13 +45,15 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def bench_own(sizes: Sequence[int], rounds: int, seconds: float, progress: Progress) -> dict[str, Any]:
+def bench_own(
+    sizes: Sequence[int], rounds: int, seconds: float, progress: Progress, *, rings: bool = False
+) -> dict[str, Any]:
     """Measure a server of ours, beside each number of domains; each size has a process of its own."""
     with ExitStack() as stack:
         subjects = []
         for size in sizes:
             progress(f"{size} domains, {size * WATCHES_PER_DOMAIN} watches")
-            server = stack.enter_context(ServerProcess(size))
+            server = stack.enter_context(ServerProcess(size, rings=rings))
             population = Population(server.control, lambda number: b"/local/domain/%d" % number, server.open, True)
             population.grow(size)
             subjects.append(Subject("xenvirtio", size, server.pid, population))

@@ -45,6 +45,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a running server to be measured; may be given several times",
     )
     store.add_argument(
+        "--carrier",
+        choices=("socket", "ring"),
+        default="socket",
+        help="how the domains of our own server are connected; ring: as guests are, in shared memory; default: socket",
+    )
+    store.add_argument(
         "--domains", default="1,100,1000", metavar="N,N,...", help="how many domains; default: 1,100,1000"
     )
     store.add_argument("--rounds", type=int, default=5, metavar="N", help="medians of so many; default: 5")
@@ -73,7 +79,8 @@ def _store(options: argparse.Namespace) -> int:
         servers = [_named(text) for text in options.socket]
         report = store_bench.bench_servers(servers, sizes, options.rounds, options.seconds, _progress)
     else:
-        report = store_bench.bench_own(sizes, options.rounds, options.seconds, _progress)
+        rings = options.carrier == "ring"
+        report = store_bench.bench_own(sizes, options.rounds, options.seconds, _progress, rings=rings)
     print(json.dumps(report, indent=2) if options.format == "json" else store_table.table_of(report))
     return 0
 
