@@ -105,6 +105,9 @@ def test_backends_toml_is_read_by_the_daemon(tmp_path: Path) -> None:
     (device,) = configuration.devices
     assert (device.guest, device.type, device.devid, device.serial) == ("front", DeviceType.BLOCK, 0, "it's")
     assert (device.resource.file, device.resource.read_only) == ('/srv/a "b".img', True)
+    (other,) = load_configuration(tmp_path / "out/back/backends.toml").devices
+    assert (other.guest, other.resource.file) == ("front", "/srv/data.img")
+    assert "etc/xenvirtio/backends.toml" in archive_names((tmp_path / "out/back/files.cpio.gz").read_bytes())
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

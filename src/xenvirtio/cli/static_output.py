@@ -10,7 +10,7 @@ from pathlib import Path
 from xenvirtio.daemon.configuration import SERVED_TYPES
 from xenvirtio.errors import ConfigurationError
 from xenvirtio.resources.device_tree import TreeReader, compile_tree, read_host_source
-from xenvirtio.static.description import Domain, Os
+from xenvirtio.static.description import DOM0, Domain, Os
 from xenvirtio.static.emit import backends, boot, imagebuilder, linux, yocto, zephyr
 from xenvirtio.static.emit.chosen import HostTree, bare_chosen_node, chosen_node, xen_arguments
 from xenvirtio.static.emit.modules import Module, ModuleFile, ModuleKind, place
@@ -89,7 +89,7 @@ def assemble(system: System, inputs: Inputs, host_tree: Path, progress: Progress
     output.files["host.dtb"] = compile_tree(whole, "host.dts")
     output.files[MACHINE_TREE] = compile_tree(with_chosen(source, bare_chosen_node(system, host)), MACHINE_TREE)
     output.add_text("boot.toml", boot.boot_file(output.modules, "host.dtb", xen_arguments(system)))
-    output.add_text("backends.toml", backends.backends_file(system, SERVED_TYPES.values()))
+    output.add_text("backends.toml", backends.backends_file(system, DOM0, SERVED_TYPES.values()))
     output.add_text("imagebuilder.cfg", imagebuilder.configuration(system, output.modules, MACHINE_TREE))
     output.add_text(imagebuilder.EXTRA_COMMANDS, imagebuilder.extra_commands(system, output.modules))
     output.add_text("xenvirtio.inc", yocto.include_file(system, output.modules))
@@ -113,6 +113,10 @@ def _domain_modules(
     """A domain's modules as (kind, name to be called by, content); its other files go into `output`."""
     found = [(ModuleKind.KERNEL, *_kernel(system, domain, inputs, progress))]
     output.add_text(f"{domain.name}/plan.toml", encode_plan(system.plan_of(domain.name)))
+    if backends.serves(system, domain.name) and not domain.is_dom0:
+        output.add_text(
+            f"{domain.name}/backends.toml", backends.backends_file(system, domain.name, SERVED_TYPES.values())
+        )
     if domain.os is Os.ZEPHYR:
         output.add_text(f"{domain.name}/xenvirtio.h", zephyr.header(system.plan_of(domain.name)))
         output.add_text(f"{domain.name}/xenvirtio.overlay", zephyr.overlay(system, domain.name))
@@ -120,7 +124,7 @@ def _domain_modules(
     files: Mapping[str, bytes] = {}
     if domain.os is Os.LINUX:
         described = {target: inputs.read(name, f"{domain.where} files") for target, name in domain.files.items()}
-        files = linux.domain_files(system, domain, described)
+        files = linux.domain_files(system, domain, described, SERVED_TYPES.values())
         output.files[f"{domain.name}/files.cpio.gz"] = linux.archive(files)
     if domain.ramdisk is not None:
         content = inputs.read(domain.ramdisk, f"{domain.where} ramdisk")

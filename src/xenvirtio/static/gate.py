@@ -62,12 +62,13 @@ _FAULT, _VALUE, _WINDOW, _ONE, _MAGIC_REGISTER, _PERIOD, _RECOVERY, _NEXT = rang
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """What the header of an arm64 Image says. Sizes and offsets in bytes."""
+    """What the gate needs of an arm64 Image's header: its two instructions, and how many bytes the kernel takes.
+
+    The flags (byte order, page size, where it may lie) stay as they are: the kernel stays where it was.
+    """
 
     code: tuple[int, int]
-    text_offset: int
     size: int
-    flags: int
 
 
 def wrap(kernel: bytes, windows: Sequence[int], name: str = "kernel", *, sleeps: bool = True) -> bytes:
@@ -113,12 +114,12 @@ def _parse(kernel: bytes, name: str) -> _Image:
             raise ConfigurationError(name, f"{what}; a gate needs an arm64 Image", remedy)
     if len(kernel) < _HEADER.size or kernel[0x38:0x3C] != _IMAGE_MAGIC:
         raise ConfigurationError(name, "not an arm64 Image (no magic at byte 56)", "take arch/arm64/boot/Image")
-    code0, code1, text_offset, size, flags, *_ = _HEADER.unpack_from(kernel)
+    code0, code1, text_offset, size, *_ = _HEADER.unpack_from(kernel)
     if size == 0:
         raise ConfigurationError(name, "its header gives no image size", "a kernel from Linux 3.17 on does")
     if text_offset % PAGE_BYTES:
         raise ConfigurationError(name, f"text_offset {text_offset:#x}", f"allowed: multiples of {PAGE_BYTES:#x}")
-    return _Image((code0, code1), text_offset, size, flags)
+    return _Image((code0, code1), size)
 
 
 def _entry(image: _Image, name: str) -> int:

@@ -101,6 +101,7 @@ type = "block"
 frontend = "front"
 backend = "back"
 transport = "msg-static"
+resource = { file = "/srv/data.img" }
 """
 
 HOST_TREE = """\

@@ -26,10 +26,13 @@ from xenvirtio.virtio.device import DeviceType
 
 def test_a_domain_gets_its_plan_and_its_files_and_may_replace_ours() -> None:
     of = system()
-    files = domain_files(of, of.description.domain("front"), {"/etc/motd": b"hello", UDEV_RULES: b"mine"})
+    files = domain_files(of, of.description.domain("front"), {"/etc/motd": b"hello", UDEV_RULES: b"mine"}, [])
     assert parse_plan(files["/etc/xenvirtio/plan.toml"].decode()) == of.plan_of("front")
     assert (files["/etc/motd"], files[UDEV_RULES]) == (b"hello", b"mine")
-    assert set(domain_files(of, of.description.domain("back"), {})) == {"/etc/xenvirtio/plan.toml"}
+    back = domain_files(of, of.description.domain("back"), {}, SERVED_TYPES.values())
+    assert set(back) == {"/etc/xenvirtio/plan.toml", "/etc/xenvirtio/backends.toml"}
+    (device,) = tomllib.loads(back["/etc/xenvirtio/backends.toml"].decode())["device"]
+    assert (device["guest"], device["type"]) == ("front", "block")
 
 
 def test_an_archive_has_the_folders_and_marks_scripts_executable() -> None:
@@ -69,16 +72,16 @@ def test_no_other_file_is_taken_for_a_ramdisk(data: bytes) -> None:
 
 
 def test_devices_that_cannot_be_served_are_comments() -> None:
-    text = backends_file(system(), SERVED_TYPES.values())
+    text = backends_file(system(), "dom0", SERVED_TYPES.values())
     assert [device["type"] for device in tomllib.loads(text)["device"]] == ["block"]
     assert "# net is of a type that this version does not serve:" in text
-    everything = tomllib.loads(backends_file(system(), list(DeviceType)))["device"]
+    everything = tomllib.loads(backends_file(system(), "dom0", list(DeviceType)))["device"]
     assert [device["type"] for device in everything] == ["block", "net"], "what back serves is not dom0's"
 
 
 def test_a_device_without_a_resource_is_a_comment() -> None:
     text = DESCRIPTION.replace('resource = { file = "/srv/a \\"b\\".img", read_only = true }\n', "")
-    assert "# root has no resource:" in backends_file(system(text), SERVED_TYPES.values())
+    assert "# root has no resource:" in backends_file(system(text), "dom0", SERVED_TYPES.values())
 
 
 _TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -90,7 +93,7 @@ def test_any_resource_is_read_back(resource: dict[str, Setting]) -> None:
     description = parse_description(DESCRIPTION)
     device = replace(description.devices[0], resource=resource)
     of = resolve(replace(description, devices=(device,)))
-    (found,) = tomllib.loads(backends_file(of, [DeviceType.BLOCK]))["device"]
+    (found,) = tomllib.loads(backends_file(of, "dom0", [DeviceType.BLOCK]))["device"]
     assert found["resource"] == resource
 
 

@@ -1,27 +1,37 @@
-"""`backends.toml` for `xenvirtio serve` in dom0: an entry for each virtio-mmio device that dom0 serves."""
+"""`backends.toml`: what stands behind the devices that a domain serves.
+
+dom0 gives it to `xenvirtio serve` (virtio-mmio), every domain to `xenvirtio msg serve --config` (messages).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from collections.abc import Set as AbstractSet
 
-from xenvirtio.static.description import DOM0, Setting
-from xenvirtio.static.plan import Transport
+from xenvirtio.static.description import Setting
 from xenvirtio.static.system import System, SystemDevice
 from xenvirtio.toml_table import toml_text
 from xenvirtio.virtio.device import DeviceType
 
+BACKENDS_FILE = "/etc/xenvirtio/backends.toml"
+"""Where it goes in the domain."""
+
 _HEADER = """\
-# For dom0: xenvirtio serve backends.toml, or xenvirtio control --serve backends.toml
-# The guest's name is the domain's, as xenvirtio control gives it; init-dom0less calls the same domain dom0less-N.
+# For xenvirtio serve, xenvirtio control --serve and xenvirtio msg serve --config.
+# A guest's name is the domain's in the plan, which xenvirtio control gives it; init-dom0less calls it dom0less-N.
 """
 
 
-def backends_file(system: System, served: Container[DeviceType]) -> str:
-    """The file's text; devices of types that are not in `served` are comments."""
+def serves(system: System, domain: str) -> bool:
+    """Whether the domain is the backend of anything."""
+    return any(device.backend == domain for device in system.devices)
+
+
+def backends_file(system: System, domain: str, served: Container[DeviceType]) -> str:
+    """The domain's file; devices of types that are not in `served` are comments."""
     lines = [_HEADER.rstrip("\n")]
     for device in system.devices:
-        if device.transport is Transport.MMIO and device.backend == DOM0:
+        if device.backend == domain:
             entry = _entry(device)
             lines += ["", *(entry if device.type in served and device.resource else _as_comment(device, entry))]
     return "\n".join(lines) + "\n"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from xenvirtio.errors import ConfigurationError
 from xenvirtio.static.cpio import CpioWriter
 from xenvirtio.static.description import Domain
+from xenvirtio.static.emit.backends import BACKENDS_FILE, backends_file, serves
 from xenvirtio.static.emit.passthrough import has_uio_nodes
 from xenvirtio.static.plan import DEFAULT_PLAN, encode_plan
 from xenvirtio.static.system import System
+from xenvirtio.virtio.device import DeviceType
 
 UDEV_RULES = "/etc/udev/rules.d/60-xenvirtio.rules"
 
@@ -28,9 +30,16 @@ _GAP_BYTES = 4
 """Zeros between two archives: Linux skips them, and its lz4 decoder takes them for the end of its input."""
 
 
-def domain_files(system: System, domain: Domain, contents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Path in the domain -> content. `contents` are the description's files; theirs go before ours."""
+def domain_files(
+    system: System, domain: Domain, contents: Mapping[str, bytes], served: Container[DeviceType]
+) -> dict[str, bytes]:
+    """Path in the domain -> content. `contents` are the description's files; theirs go before ours.
+
+    `served` are the types that `backends.toml` may name.
+    """
     found = {str(DEFAULT_PLAN): encode_plan(system.plan_of(domain.name)).encode()}
+    if serves(system, domain.name):
+        found[BACKENDS_FILE] = backends_file(system, domain.name, served).encode()
     if has_uio_nodes(system, domain):
         found[UDEV_RULES] = udev_rules(system, domain.name).encode()
     return found | dict(contents)
