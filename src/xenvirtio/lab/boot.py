@@ -34,10 +34,29 @@ def boot(options: MachineOptions, name: str, progress: Progress) -> Machine:
     running = start(options, name, progress)
     started = time.monotonic()
     try:
-        if options.system is None or options.system.has_dom0():
-            running.wait_until_up()
+        wait_usable(running, options)
     except BaseException:
         running.stop(at_once=True)
         raise
     progress(f"booted in {time.monotonic() - started:.0f} s")
     return running
+
+
+def wait_usable(running: Machine, options: MachineOptions) -> None:
+    """Wait for dom0, if there is one, and give it what a static build made for it, where our programs look for that.
+
+    Raises:
+        ResourceError: dom0 does not come up.
+    """
+    if options.system is None:
+        running.wait_until_up()
+    elif options.system.has_dom0():
+        dom0 = running.wait_until_up()
+        for name, path in DOM0_FILES.items():
+            file = options.system.folder / name
+            if file.is_file():
+                dom0.copy_in(file, path)
+
+
+DOM0_FILES = {"dom0/plan.toml": "/etc/xenvirtio/plan.toml", "backends.toml": "/etc/xenvirtio/backends.toml"}
+"""What a static build wrote for dom0 -> where it goes: dom0 has no ramdisk that it could come in."""

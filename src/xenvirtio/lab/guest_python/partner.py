@@ -15,11 +15,9 @@ import random
 import select
 import statistics
 import struct
-import sys
 import time
-from pathlib import Path
 
-from xenvirtio.static.plan import DEFAULT_PLAN, Plan, load_plan
+from xenvirtio.static.plan import Plan, load_plan
 
 REGIONS = {"pair": ("hosted", "heap", "owned"), "up": ("dom0left",)}
 """Channel -> the regions that its two ends share."""
@@ -122,7 +120,7 @@ def answer(plan: Plan, name: str) -> None:
 
 
 def main() -> None:
-    plan = load_plan(Path(sys.argv[1]) if len(sys.argv) > 1 else DEFAULT_PLAN)
+    plan = load_plan()
     print(f"GUEST: {plan.name} is domain {plan.domid}, {os.cpu_count()} processors", flush=True)
     match plan.name:
         case "left":

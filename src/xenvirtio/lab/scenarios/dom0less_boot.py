@@ -11,9 +11,6 @@ import xenvirtio.lab
 from xenvirtio.lab.options import DOM0_ARGUMENTS, Dom0Root, MachineOptions
 from xenvirtio.lab.scenarios.machine_stage import MachineStage
 from xenvirtio.lab.scenarios.registry import MachineScenario
-from xenvirtio.static.description_loader import parse_description
-from xenvirtio.static.plan import encode_plan
-from xenvirtio.static.resolve import resolve
 
 GUEST_ARGUMENTS = "console=ttyAMA0 panic=-1 quiet"
 
@@ -90,9 +87,8 @@ def run(stage: MachineStage) -> dict[str, Any]:
     with stage.boot(MachineOptions(root=Dom0Root.LIGHT, system=system)) as machine:
         dom0_up_s = time.monotonic() - started
         dom0 = machine.dom0()
-        dom0.write_file("/run/lab/plan.toml", encode_plan(resolve(parse_description(SYSTEM)).plan_of("dom0")))
         dom0.write_file("/run/lab/partner.py", partner)
-        third = dom0.spawn("python3 /run/lab/partner.py /run/lab/plan.toml", "/run/lab/partner.log")
+        third = dom0.spawn("python3 /run/lab/partner.py", "/run/lab/partner.log")
 
         for domid, name, processors in ((1, "left", 1), (2, "right", 2)):
             assert machine.wait_line(domid, "GUEST: /start ended", TIMEOUT_S) == "GUEST: /start ended with 0"

@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 
 from xenvirtio.errors import XenvirtioError
 from xenvirtio.lab.backend import LINES_SHOWN
+from xenvirtio.lab.boot import wait_usable
 from xenvirtio.lab.built_system import BuiltSystem
 from xenvirtio.lab.machine import Machine
 from xenvirtio.lab.options import MachineOptions
@@ -67,14 +68,15 @@ class MachineStage:
     def boot(self, options: MachineOptions | None = None, name: str = "own") -> Iterator[Machine]:
         """Boot a machine, wait for its dom0 (if it has one), and stop it at the end of the block.
 
+        dom0 of a static system then has its plan and backends.toml in /etc/xenvirtio.
+
         Raises:
             ResourceError: it does not start or come up.
         """
         wanted = options or MachineOptions()
         machine = self.start(wanted, name)
         try:
-            if wanted.system is None or wanted.system.has_dom0():
-                machine.wait_until_up()
+            wait_usable(machine, wanted)
             yield machine
         except Exception:
             self._gather(machine)
