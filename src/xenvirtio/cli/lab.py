@@ -223,7 +223,7 @@ def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> Mach
     Raises:
         UsageError: an option is given that only the description can say.
     """
-    from xenvirtio.lab.build import build_all
+    from xenvirtio.lab.build import build_system_files
     from xenvirtio.lab.built_system import read_built_system
     from xenvirtio.lab.static_build import build_system
 
@@ -236,7 +236,7 @@ def _with_system(arguments: argparse.Namespace, options: MachineOptions) -> Mach
             raise UsageError(f"{option} does not go with a static system; put it into {arguments.system}")
     if arguments.system.is_dir():
         return replace(options, system=read_built_system(arguments.system))
-    build_all(_progress)
+    build_system_files(_progress)
     _progress(f"building the system of {arguments.system}")
     return replace(options, system=build_system(arguments.system, options, arguments.name))
 

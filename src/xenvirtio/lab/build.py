@@ -59,6 +59,11 @@ def build_images(options: MachineOptions, progress: Callable[[str], None]) -> Im
     )
 
 
+def build_system_files(progress: Callable[[str], None]) -> None:
+    """Build what a description may name without having it (`static_build.LAB_FILES`); raises as `build_all`."""
+    _build([step for step in STEPS if step[0] in ("linux", "guest-initramfs", "guest-python")], progress)
+
+
 def _build(
     steps: Sequence[tuple[str, str, Callable[[], Path]]], progress: Callable[[str], None]
 ) -> dict[str, Path]:
