@@ -15,6 +15,7 @@ from tests.static.emit.example import DESCRIPTION, archive_names, kernel, ramdis
 from xenvirtio.cli.main import main
 from xenvirtio.daemon.configuration import load_configuration
 from xenvirtio.resources.device_tree import TreeReader
+from xenvirtio.static.description_loader import load_description
 from xenvirtio.static.gate import gated_windows
 from xenvirtio.static.plan import load_plan
 from xenvirtio.toml_table import toml_text
@@ -207,3 +208,24 @@ def test_no_name_of_a_file_reaches_a_shell_or_a_recipe(tmp_path: Path) -> None:
     kernels = {module["domain"]: module["file"] for module in modules if module["kind"] == "kernel"}
     assert (kernels["dom0"], kernels["sensor"]) == ("modules/Image", "modules/Image-sensor")
     assert (tmp_path / "out/modules/Image-sensor").read_bytes() == kernel() + b"another"
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples/static").glob("*.toml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_is_built(tmp_path: Path, example: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_inputs(tmp_path / "in", example.read_text())
+    for domain in load_description(example).domains:
+        stand_ins = {domain.kernel: kernel(), **({domain.ramdisk: ramdisk()} if domain.ramdisk else {})}
+        for name, content in (stand_ins | dict.fromkeys(domain.files.values(), b"file")).items():
+            (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "in" / name).write_bytes(content)
+    assert build(tmp_path) == 0
+    domains = {module["domain"] for module in tomllib.loads((tmp_path / "out/boot.toml").read_text())["module"]}
+    assert domains == set(load_plan(next((tmp_path / "out").glob("*/plan.toml"))).domains)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 3

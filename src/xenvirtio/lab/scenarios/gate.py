@@ -155,10 +155,11 @@ def run(stage: MachineStage) -> dict[str, Any]:
 
 
 def _control(dom0: Dom0, arguments: str) -> BackgroundProgram:
-    """`xenvirtio control`, once the store answers."""
+    """`xenvirtio control`, once it has introduced the domains."""
     command = f"xenvirtio control --plan {FOLDER}/plan.toml {arguments}"
     control = dom0.spawn(command, f"{FOLDER}/control.log")
-    dom0.run(f"xenvirtio store exists /local/domain/{max(GATED)}/name --wait {TIMEOUT_S}", timeout_s=2 * TIMEOUT_S)
+    wait = f"until xenstore-exists /local/domain/{max(GATED)}/name 2>/dev/null; do sleep 0.3; done"
+    dom0.run(wait, timeout_s=TIMEOUT_S)
     return control
 
 
