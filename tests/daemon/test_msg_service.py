@@ -21,6 +21,7 @@ from xenvirtio.resources.file import open_disk
 from xenvirtio.virtio.device import QueueConfiguration
 from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
 from xenvirtio.virtio.status import Status
+from xenvirtio.virtio.transports.msg_codec import Message
 from xenvirtio.virtqueue.driver import DriverQueue
 from xenvirtio.xen.emulated import EmulatedHost
 
@@ -142,3 +143,20 @@ def test_grants_lead_to_granted_memory_and_nowhere_else() -> None:
         for desc in (0x1000, base + 0x3000):
             with pytest.raises(GuestError):
                 dma.map_rings(0, QueueConfiguration(16, desc, base + 0x1000, base + 0x2000))
+
+
+def test_a_driver_that_takes_no_answers_burns_none_of_our_time(bus: Bus) -> None:
+    driver = bus.driver()
+    link = bus.front.link
+    ping = Message(3, b"abcd", token=1, is_bus=True).encode()
+    deadline = time.monotonic() + 30
+    while not bus.service.bus.is_choked:
+        link.send(ping)
+        assert time.monotonic() < deadline
+    while link.send(ping):  # more lies waiting than will be taken
+        pass
+    before = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - before < 0.3
+    wait_until(lambda: link.receive() is None and not bus.service.bus.is_choked)
+    assert driver.probe() == 2

@@ -78,7 +78,9 @@ class BusService:
 
     def _wait(self) -> None:
         timeout = RETRY_S if self.bus.has_pending else None if self.bus.is_open else REMIND_S
-        select.select([self._carrier.fileno(), self._stop_fd], [], [], timeout)
+        # what a driver asks before it takes its last answer has to wait: its requests must not wake us
+        sources = [self._stop_fd] if self.bus.is_choked else [self._stop_fd, self._carrier.fileno()]
+        select.select(sources, [], [], timeout)
         self._carrier.take_events()
 
     @property

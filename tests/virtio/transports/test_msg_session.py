@@ -250,6 +250,7 @@ def test_a_flood_of_announcements_closes_the_session() -> None:
     payload = SESSION.pack(MAGIC, 1, 9, 0, DmaKind.WINDOW, 0)
     for _ in range(300):
         pipe.end(0).send(Message(BusMessageId.EVENT_SESSION, payload, is_bus=True).encode())
+    link.remind()  # whoever only speaks does not hear it
     with pytest.raises(PeerProtocolError, match="useless"):
         _ = link.state
 

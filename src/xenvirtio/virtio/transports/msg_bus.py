@@ -58,6 +58,11 @@ class DeviceBus:
         """Something found no room with the other end, and waits to be sent."""
         return self._is_open and (self._response is not None or bool(self._events))
 
+    @property
+    def is_choked(self) -> bool:
+        """An answer found no room: no request is taken until it has."""
+        return self._is_open and self._response is not None
+
     def add(self, transport: MsgTransport) -> None:
         """Put a device on the bus, under its number."""
         if not 0 <= transport.number < layout.DEVICE_NUMBERS or transport.number in self._devices:

@@ -92,7 +92,11 @@ class DatagramLink:
         else:
             raise PeerProtocolError(f"the other end sent {USELESS_MAX} useless messages at a stretch")
         if self._is_due:
-            self._is_due = not self._channel.send(self._announcement())
+            self._tell()
+
+    def _tell(self) -> None:
+        """Send our announcement; it stays due where there is no room for it."""
+        self._is_due = not self._channel.send(self._announcement())
 
     def _take(self, data: bytes) -> None:
         session = _parse_session(data)
@@ -121,18 +125,15 @@ class DatagramLink:
         self._incarnation = draw_incarnation(self._draw, other_than=self._incarnation)
         self._seen = 0
         self._held = None
-        self._is_due = True
-        self._pump()
+        self._tell()
 
     def remind(self) -> None:
-        self._is_due = True
-        self._pump()
+        self._tell()
 
     def accept(self) -> None:
         self._seen = self._theirs
         self._held = None
-        self._is_due = True
-        self._pump()
+        self._tell()
 
     def leave(self) -> None:
         self._incarnation = self._seen = 0
