@@ -162,6 +162,14 @@ def test_a_folder_that_is_not_ours_is_replaced_by_force_alone(tmp_path: Path) ->
     assert build(tmp_path) == 0, "ours by now"
 
 
+@pytest.mark.parametrize("out", ["in", "."])
+def test_a_folder_with_its_inputs_is_never_replaced(tmp_path: Path, out: str) -> None:
+    build(tmp_path)
+    before = contents(tmp_path)
+    assert build(tmp_path, "--force", "-o", str(tmp_path / out)) == 2
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +32,9 @@ def run(options: argparse.Namespace) -> int:
     if not _passes(system, {}, shown):
         return _stopped(system, shown)
     inputs = Inputs(description.source, options.files or [options.file.parent])
-    _see_that_it_may_be_replaced(options.output, options.force)
-    output = assemble(system, inputs, _host_tree(options, description, inputs), print)
+    host_tree = _host_tree(options, description, inputs)
+    _see_that_it_may_be_replaced(options.output, options.force, [options.file, host_tree, *(options.files or [])])
+    output = assemble(system, inputs, host_tree, print)
     if not _passes(system, {module.file: module.span for module in output.modules}, shown):
         return _stopped(system, shown)
     write_folder(options.output, output)
@@ -82,7 +83,10 @@ def _host_tree(options: argparse.Namespace, description: Description, inputs: In
     )
 
 
-def _see_that_it_may_be_replaced(folder: Path, force: bool) -> None:
+def _see_that_it_may_be_replaced(folder: Path, force: bool, inputs: Iterable[Path]) -> None:
+    for path in inputs:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ConfigurationError(str(folder), f"holds {path}, which is read", "name another folder for the output")
     if not folder.exists() or force:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / MARK).is_file()):
