@@ -43,7 +43,7 @@ def boot(options: MachineOptions, name: str, progress: Progress) -> Machine:
 
 
 def wait_usable(running: Machine, options: MachineOptions) -> None:
-    """Wait for dom0, if there is one, and give it what a static build made for it, where our programs look for that.
+    """Wait for dom0, if there is one, and unpack over its root what a static build made for it: it has no ramdisk.
 
     Raises:
         ResourceError: dom0 does not come up.
@@ -52,11 +52,13 @@ def wait_usable(running: Machine, options: MachineOptions) -> None:
         running.wait_until_up()
     elif options.system.has_dom0():
         dom0 = running.wait_until_up()
-        for name, path in DOM0_FILES.items():
-            file = options.system.folder / name
-            if file.is_file():
-                dom0.copy_in(file, path)
+        files = options.system.folder / DOM0_FILES
+        if files.is_file():
+            dom0.copy_in(files, _ARCHIVE)
+            dom0.run(f"cd / && zcat {_ARCHIVE} | cpio -idmu")
 
 
-DOM0_FILES = {"dom0/plan.toml": "/etc/xenvirtio/plan.toml", "backends.toml": "/etc/xenvirtio/backends.toml"}
-"""What a static build wrote for dom0 -> where it goes: dom0 has no ramdisk that it could come in."""
+DOM0_FILES = "dom0/files.cpio.gz"
+"""What a static build made for dom0's root: its plan, backends.toml, the description's `files`."""
+
+_ARCHIVE = "/run/lab/dom0-files.cpio.gz"

@@ -68,7 +68,7 @@ class MachineStage:
     def boot(self, options: MachineOptions | None = None, name: str = "own") -> Iterator[Machine]:
         """Boot a machine, wait for its dom0 (if it has one), and stop it at the end of the block.
 
-        dom0 of a static system then has its plan and backends.toml in /etc/xenvirtio.
+        dom0 of a static system then has its plan and backends.toml in /etc/xenvirtio, and its `files`.
 
         Raises:
             ResourceError: it does not start or come up.
