@@ -37,6 +37,12 @@ def test_every_story_of_the_issue_has_a_scenario_and_a_name_of_its_own() -> None
     } <= set(names)
 
 
+def test_every_scenario_has_a_row_in_the_docs() -> None:
+    docs = Path(__file__).parents[2] / "docs/lab.md"
+    rows = re.findall(r"^\| ([a-z0-9-]+) \|", docs.read_text(), re.MULTILINE)
+    assert {scenario.name for scenario in all_scenarios()} - set(rows) == set()
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="filesystem"):
         select(["nothing"])
