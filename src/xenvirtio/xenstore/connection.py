@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xenvirtio.ids import DomId
@@ -40,16 +41,13 @@ class OutgoingQueue:
         self.replies += 1
         self._push(self._next_serial(), reply, now_s)
 
-    def push_event(self, payload: bytes, now_s: float) -> None:
-        """Queue a WATCH_EVENT; one too long for a message is dropped, as C xenstored does."""
-        if self.has_event(payload) or len(payload) > PAYLOAD_MAX:
-            return
-        key = self._next_serial() if payload.startswith(b"@") else payload
-        self._push(key, Message(_WATCH_EVENT, 0, 0, payload), now_s)
-
-    def has_event(self, payload: bytes) -> bool:
-        """Does this very event wait already?"""
-        return payload in self._waiting
+    def push_events(self, payloads: Iterable[bytes], now_s: float) -> None:
+        """Queue WATCH_EVENTs; one too long for a message is dropped, as C xenstored does."""
+        waiting = self._waiting
+        for payload in payloads:
+            if payload not in waiting and len(payload) <= PAYLOAD_MAX:
+                key = self._next_serial() if payload.startswith(b"@") else payload
+                self._push(key, Message(_WATCH_EVENT, 0, 0, payload), now_s)
 
     def pop(self) -> Message | None:
         """Take the oldest message."""

@@ -62,7 +62,7 @@ class XenStoreServer:
         self.open_transactions = 0
         self._rate = WriteRate()
         self._with_output: dict[Connection, None] = {}
-        self._undelivered: list[tuple[Connection, bytes]] = []
+        self._undelivered: list[tuple[Connection, list[bytes]]] = []
         """Events, as payloads, that the request in hand has caused: they follow its reply."""
         self._left_behind: dict[int, LeftBehind] = {}
         for path, entries in _INITIAL_TREE:
@@ -272,7 +272,7 @@ class XenStoreServer:
         if connection.kept:
             self._recorder.watch_added(connection.domid, watch.registered, watch.token, watch.depth)
         if fires:
-            self._undelivered.append((connection, watch.event(watch.path)))
+            self._undelivered.append((connection, [watch.event(watch.path)]))
 
     def remove_watch(self, connection: Connection, watch: Watch[Connection]) -> None:
         connection.remove_watch(watch)
@@ -288,7 +288,7 @@ class XenStoreServer:
     def _queue_events(self, groups: Iterable[Group[Connection]], change: Change) -> None:
         for group in groups:
             if _may_see(group.watcher, change.readable_by):
-                self._undelivered += [(group.watcher, watch.event(change.path)) for watch in group.reached()]
+                self._undelivered.append((group.watcher, [watch.event(change.path) for watch in group.reached()]))
 
     # -- the life of domains
 
@@ -375,7 +375,7 @@ class XenStoreServer:
         lists = (node.permissions,) if node is not None else ()
         for watch, event in self.watches.special_events(name, domid):
             if _may_see(watch.watcher, lists):
-                self._undelivered.append((watch.watcher, event))
+                self._undelivered.append((watch.watcher, [event]))
 
     def _charge(self, connection: Connection) -> None:
         """Let a domain pay for having made transactions of others fail. Writing while one is open costs nothing: or
@@ -385,8 +385,8 @@ class XenStoreServer:
             self._rate.charge(connection.domid, self._clock())
 
     def _has_room(self, connection: Connection) -> bool:
-        """May another event wait for this client? One that does not read loses them beyond its memory quota, as with C
-        xenstored: others decide how many there are."""
+        """May more events (those of one change) wait for this client? One that does not read loses them beyond its
+        memory quota, as with C xenstored: others decide how many there are."""
         if connection.privileged or not len(connection.outgoing):
             return True
         return not exceeds(self.memory_of(connection), self.quota_of(connection).memory)
@@ -395,9 +395,9 @@ class XenStoreServer:
         if not self._undelivered:
             return
         now_s = self._clock()
-        for connection, event in self._undelivered:
-            if not connection.is_closed and not connection.outgoing.has_event(event) and self._has_room(connection):
-                connection.outgoing.push_event(event, now_s)
+        for connection, events in self._undelivered:
+            if events and not connection.is_closed and self._has_room(connection):
+                connection.outgoing.push_events(events, now_s)
                 self._with_output[connection] = None
         self._undelivered.clear()
 
