@@ -16,7 +16,7 @@ from xenvirtio.static.system import System
 HEAP_ALIGNMENT = 64 << 10
 """xen,static-heap (docs/misc/arm/device-tree/booting.txt)."""
 GUEST_END = 1 << 40
-"""End of a guest's second bank of RAM; processors with less than 40 bits of stage 2 are not made for Xen."""
+"""End of a guest's second bank of RAM. Some processors translate more than 40 bits for guests, all for Xen so many."""
 
 SHARED = "shared memory"
 XENS = "Xen's "
@@ -28,11 +28,12 @@ def check_guest_maps(system: System) -> Iterator[Finding]:
         claims = guest_claims(system, domain)
         for claim in claims:
             if claim.span.end > GUEST_END:
-                yield error(
+                yield warning(
                     "guest-address",
                     claim.where,
                     "Xen's address space for guests",
-                    f"{claim.span} ends above {GUEST_END - 1:#x}; choose a lower address",
+                    f"{claim.span} ends above {GUEST_END - 1:#x}, which not every processor reaches; choose a lower"
+                    " address",
                 )
         for one, other in overlapping(claims):
             # in a direct-mapped domain RAM and regions lie as on the host, and are found there
