@@ -86,7 +86,7 @@ EXEMPT: dict[str, Exemption] = {
     "virtio.transports.mmio": Exemption({"time"}, "the default of an argument"),
     "virtio.transports.msg": Exemption({"time"}, "the default of an argument"),
     "virtio.transports.msg_bus": Exemption({"threading", "time"}, "a lock: queues send events; the default of a clock"),
-    "virtio.msg_driver": Exemption({"time"}, "the default of an argument"),
+    "virtio.msg_driver_bus": Exemption({"time"}, "the default of an argument"),
     "devices.block.driver": Exemption({"ctypes", "time"}, "the driver side, no device: fills buffers, and may wait"),
     "xenstore.client": Exemption(
         {"os", "select", "threading", "time", "channels"}, "pumps client_core over a channel for threads that wait"

@@ -19,7 +19,8 @@ from xenvirtio.ids import PAGE_SIZE, DomId
 from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.resources.file import open_disk
 from xenvirtio.virtio.device import QueueConfiguration
-from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
+from xenvirtio.virtio.msg_driver import MsgDriver
+from xenvirtio.virtio.msg_driver_bus import DriverBus
 from xenvirtio.virtio.status import Status
 from xenvirtio.virtio.transports.msg_codec import Message
 from xenvirtio.virtqueue.driver import DriverQueue

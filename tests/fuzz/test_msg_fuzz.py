@@ -11,7 +11,8 @@ from tests.virtio.fakes import FakeDevice, FakeQueues
 from tests.virtio.transports.msg_machine import NUMBER, REGION_BYTES, Links, MsgMachine, Pipe
 from xenvirtio.errors import GuestError, PeerProtocolError, XenvirtioError
 from xenvirtio.virtio.device import QueueConfiguration
-from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
+from xenvirtio.virtio.msg_driver import MsgDriver
+from xenvirtio.virtio.msg_driver_bus import DriverBus
 from xenvirtio.virtio.status import Status
 from xenvirtio.virtio.transports import msg_layout as layout
 from xenvirtio.virtio.transports.msg_codec import Message, parse_message

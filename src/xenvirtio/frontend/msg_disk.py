@@ -23,7 +23,8 @@ from xenvirtio.devices.block.layout import S_OK, SECTOR_BYTES
 from xenvirtio.errors import PeerProtocolError, ResourceError, SessionLostError
 from xenvirtio.virtio import features as feature
 from xenvirtio.virtio.device import DeviceType
-from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
+from xenvirtio.virtio.msg_driver import MsgDriver
+from xenvirtio.virtio.msg_driver_bus import DriverBus
 from xenvirtio.virtio.status import Status
 from xenvirtio.virtqueue.driver import DriverQueue
 from xenvirtio.virtqueue.layout import avail_bytes, desc_bytes, used_bytes

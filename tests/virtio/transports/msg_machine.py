@@ -8,7 +8,8 @@ from itertools import count
 from tests.virtio.fakes import FakeDevice, FakeQueues
 from xenvirtio.memory.buffer import HostBuffer
 from xenvirtio.virtio.device import QueueConfiguration
-from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
+from xenvirtio.virtio.msg_driver import MsgDriver
+from xenvirtio.virtio.msg_driver_bus import DriverBus
 from xenvirtio.virtio.registers import DeviceRegisters
 from xenvirtio.virtio.transports.lifecycle import TRANSPORT_FEATURES
 from xenvirtio.virtio.transports.msg import MsgTransport

@@ -8,7 +8,8 @@ import pytest
 
 from tests.virtio.transports.msg_machine import NUMBER, Links, MsgMachine, Pipe
 from xenvirtio.errors import PeerProtocolError, ResourceError, SessionLostError
-from xenvirtio.virtio.msg_driver import DriverBus, MsgDriver
+from xenvirtio.virtio.msg_driver import MsgDriver
+from xenvirtio.virtio.msg_driver_bus import DriverBus
 from xenvirtio.virtio.transports import msg_layout as layout
 from xenvirtio.virtio.transports.msg_codec import Message
 from xenvirtio.virtio.transports.msg_datagram import MAGIC, SESSION, DatagramLink, DmaKind
