@@ -95,7 +95,7 @@ mark user-killed
 
 SERVER = f"""\
 #!/bin/sh
-serve() {{ xenvirtio msg serve disk0 --config /etc/xenvirtio/backends.toml >>/run/serve.log 2>&1 & }}
+serve() {{ xenvirtio msg serve disk0 --file /disk.img >>/run/serve.log 2>&1 & }}
 sessions() {{ grep -c 'queue 0 started' /run/serve.log; }}
 wait_mark() {{ until tail -c 512 /disk.img | head -n 1 | grep -qx "$1"; do sleep 0.5; done; }}
 digest() {{ echo "GUEST: $1 file $(head -c {MARK_OFFSET} /disk.img | sha256sum | cut -d' ' -f1)"; }}
