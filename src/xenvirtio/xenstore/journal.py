@@ -226,8 +226,11 @@ _APPLY: dict[str, Callable[..., None]] = {
 }
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each record
+
+
 def _encode_record(value: object) -> bytes:
-    body = json.dumps(value, separators=(",", ":")).encode()
+    body = _to_json(value).encode()
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
