@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from xenvirtio.lab.machine import Machine
     from xenvirtio.lab.options import MachineOptions
 
+PING_TIMEOUT_S = 60.0
+"""How long dom0's agent may take to show that it is there; the emulated machine can be very slow."""
+
 _DESCRIPTION = """\
 Real Xen on this machine, without Xen, KVM or root.
 
@@ -213,7 +216,10 @@ def _up(arguments: argparse.Namespace) -> int:
     if arguments.system is not None:
         options = _with_system(arguments, options)
     boot(options, arguments.name, _progress).close()
-    _progress("it is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
+    if options.system is None or options.system.has_dom0():
+        _progress("dom0 is up: 'xenvirtio lab shell', 'xenvirtio lab run COMMAND', 'xenvirtio lab down'")
+    else:
+        _progress("it boots, with no dom0 to wait for: 'xenvirtio lab shell --domain 1', 'xenvirtio lab down'")
     return 0
 
 
@@ -264,6 +270,7 @@ def _shell(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     running = _running(arguments.name)
     try:
+        running.dom0().channel.request("ping", PING_TIMEOUT_S)  # a dom0 that is not there never would
         result = running.dom0().run(arguments.command, arguments.timeout, check=False)
     finally:
         running.close()
@@ -371,7 +378,7 @@ def _clean(arguments: argparse.Namespace) -> int:
     for name in machine.running_names():
         if (running := machine.find(name)) is not None:
             running.stop(at_once=True)
-    for folder in ("artifacts", "work", "run"):
+    for folder in ("artifacts", "work", "run", "systems"):
         shutil.rmtree(cache_root() / folder, ignore_errors=True)
     if arguments.all:
         drop_downloads()
