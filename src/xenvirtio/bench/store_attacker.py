@@ -92,4 +92,7 @@ def pause() -> None:
 
 
 if __name__ == "__main__":
-    ATTACKS[sys.argv[1]](BenchClient(socket.socket(fileno=int(sys.argv[2]))))
+    carrier = socket.socket(fileno=int(sys.argv[2]))
+    attacker = BenchClient(carrier)
+    carrier.settimeout(None)  # it may be stopped, or not be read, for long
+    ATTACKS[sys.argv[1]](attacker)

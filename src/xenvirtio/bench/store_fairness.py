@@ -55,12 +55,18 @@ class Attackers:
 
     @contextmanager
     def loose(self) -> Iterator[None]:
-        """Let them do their worst meanwhile."""
+        """Let them do their worst meanwhile.
+
+        Raises:
+            ResourceError: one has ended, so that nothing was measured.
+        """
         self._signal(signal.SIGCONT)
         try:
             yield
         finally:
             self._signal(signal.SIGSTOP)
+        if any(process.poll() is not None for process in self._processes):
+            raise ResourceError("an attacker has ended by itself")
 
     def end(self) -> None:
         self._signal(signal.SIGKILL)
