@@ -112,13 +112,12 @@ class ArgoRegistry:
         self._changed = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_closed = False
-        self._channel = ArgoChannel.open(hypervisor, port, wake=wake if wake is not None else TimerWake(WAKE_S))
         self._argo = hypervisor.open_argo()
+        self._channel = ArgoChannel(self._argo, wake if wake is not None else TimerWake(WAKE_S), port)
         try:
             self._look_for_domains()
         except BaseException:
             self._channel.close()
-            self._argo.close()
             raise
         self._thread = threading.Thread(target=self._serve, name="argo-registry", daemon=True)
         self._thread.start()
@@ -157,7 +156,6 @@ class ArgoRegistry:
         self._thread.join()
         for pulse in self._pulses.values():
             pulse.close()
-        self._argo.close()
         self._channel.close()
         os.close(self._changed)
         os.close(self._stop)
