@@ -17,7 +17,7 @@ from xenvirtio.errors import ConfigurationError, ResourceError, XenStoreError
 from xenvirtio.ids import DomId
 from xenvirtio.metadata.argo_registry import ArgoRegistry
 from xenvirtio.metadata.directory import DeviceRecord, Directory
-from xenvirtio.metadata.open import Via, Ways, domids, open_directory
+from xenvirtio.metadata.open import Via, Ways, open_directory
 from xenvirtio.static.plan import DEFAULT_PLAN
 from xenvirtio.xen.capabilities import Hypervisor
 
@@ -51,10 +51,14 @@ def _open(options: argparse.Namespace) -> Directory:
     if socket is None and options.emulated is not None:
         socket = options.emulated / "xenstore"
     plan = options.plan or DEFAULT_PLAN
-    ways = Ways(socket, plan, domids(options.peers), DomId(options.registry), hypervisor, options.timeout)
+    ways = Ways(socket, plan, _domids(options.peers), DomId(options.registry), hypervisor, options.timeout)
     if options.via == "auto":
         return open_directory(ways, Via.PLAN if options.plan is not None else None)
     return open_directory(ways, Via(options.via))
+
+
+def _domids(numbers: list[int]) -> tuple[DomId, ...]:
+    return tuple(DomId(number) for number in numbers)
 
 
 def _fields(words: list[str]) -> dict[str, str]:
@@ -109,7 +113,7 @@ _PRINTERS: dict[str, Callable[[list[DeviceRecord]], None]] = {"text": _print_tex
 def _serve(options: argparse.Namespace) -> int:
     set_up_logging("text", "info")
     hypervisor = open_hypervisor(options.emulated, options.domid)
-    with ArgoRegistry(hypervisor, DomId(options.domid), domids(options.partners)) as registry:
+    with ArgoRegistry(hypervisor, DomId(options.domid), _domids(options.partners)) as registry:
         print(f"registry of domain {options.domid}", file=sys.stderr, flush=True)
         while True:
             registry.wait_changed(HOUR_S)

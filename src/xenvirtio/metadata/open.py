@@ -9,7 +9,7 @@ Argo. XenStore comes first because everything else on such a system looks there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -85,7 +85,3 @@ def open_directory(ways: Ways | None = None, via: Via | None = None) -> Director
             if ways.open_hypervisor is None:
                 raise ConfigurationError("metadata", "Argo without a hypervisor", "give open_hypervisor")
             return ArgoDirectory(ways.open_hypervisor(), ways.registry, timeout_s=ways.wait_s)
-
-
-def domids(numbers: Iterable[int]) -> tuple[DomId, ...]:
-    return tuple(DomId(number) for number in numbers)

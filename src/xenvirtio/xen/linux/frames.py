@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 
@@ -24,16 +25,19 @@ def frames_of(address: int, count: int, pagemap: str = PAGEMAP) -> list[Gfn]:
 
     Source: Linux Documentation/admin-guide/mm/pagemap.rst.
     """
+    try:
+        with open(pagemap, "rb", buffering=0) as file:
+            return [_frame(file, address + index * PAGE_SIZE) for index in range(count)]
+    except OSError as error:
+        raise ResourceError(f"{pagemap}: {error.strerror}") from error
+
+
+def _frame(pagemap: io.FileIO, address: int) -> Gfn:
     page_bytes = os.sysconf("SC_PAGE_SIZE")
-    frames = []
-    with open(pagemap, "rb", buffering=0) as file:
-        for index in range(count):
-            where = address + index * PAGE_SIZE
-            file.seek(where // page_bytes * _ENTRY.size)
-            entry: int = _ENTRY.unpack(file.read(_ENTRY.size))[0]
-            if not entry & _PRESENT:
-                raise ResourceError(f"{pagemap}: the page at {where:#x} is not in memory")
-            if not entry & _NUMBER:
-                raise ResourceError(f"{pagemap}: hides frame numbers; that needs root (CAP_SYS_ADMIN)")
-            frames.append(Gfn((entry & _NUMBER) * (page_bytes // PAGE_SIZE) + where % page_bytes // PAGE_SIZE))
-    return frames
+    pagemap.seek(address // page_bytes * _ENTRY.size)
+    entry = int.from_bytes(pagemap.read(_ENTRY.size), "little")
+    if not entry & _PRESENT:
+        raise ResourceError(f"pagemap: the page at {address:#x} is not in memory")
+    if not entry & _NUMBER:
+        raise ResourceError("pagemap hides frame numbers; that needs root (CAP_SYS_ADMIN)")
+    return Gfn((entry & _NUMBER) * (page_bytes // PAGE_SIZE) + address % page_bytes // PAGE_SIZE)
