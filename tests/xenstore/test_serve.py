@@ -159,3 +159,19 @@ def test_a_domain_in_debt_waits_until_it_is_paid_and_others_do_not() -> None:
         assert replies_waiting(debtor) == 0 or time.monotonic() - started > 0.15
         receive(debtor, 1)
         assert time.monotonic() - started > 0.1
+
+
+def test_many_events_go_out_bit_by_bit_and_all_of_them() -> None:
+    hoarder, theirs = socket.socketpair()
+    control, controls = socket.socketpair()
+    with hoarder, control, XenStoreService() as service:
+        service.attach(theirs, DomId(3))
+        service.attach(controls, DomId(0))
+        for number in range(100):
+            hoarder.sendall(Message(MessageType.WATCH, 1, 0, b"/tool\0token-%d\0" % number).encode())
+            receive(hoarder, 2)  # the reply and the first event
+        control.sendall(Message(MessageType.SET_PERMS, 1, 0, b"/tool\0r0\0").encode())
+        receive(control, 1)
+        events = receive(hoarder, 100)
+        assert len({event.payload for event in events}) == 100
+        assert {event.type for event in events} == {MessageType.WATCH_EVENT}

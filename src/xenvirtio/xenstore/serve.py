@@ -280,8 +280,8 @@ class XenStoreService:
             self.drop(link)
         else:
             self._set_interest(link)
-            if link.connection.outgoing and not link.has_unsent:
-                self._touched[link] = None  # it gets more in the next round
+            if link.wants_another_round:
+                self._touched[link] = None
 
     def _revive(self) -> None:
         """Let those take requests again who have waited long enough or have read their replies."""

@@ -27,6 +27,11 @@ class Link(ABC):
         """Has the peer not taken all that was queued for it?"""
 
     @property
+    def wants_another_round(self) -> bool:
+        """Is there more to send for which there is room already?"""
+        return False
+
+    @property
     @abstractmethod
     def is_congested(self) -> bool:
         """Is so much unsent that no further request is to be taken?"""

@@ -50,6 +50,10 @@ class SocketLink(Link):
         return bool(self._output)
 
     @property
+    def wants_another_round(self) -> bool:
+        return not self._output and len(self.connection.outgoing) > 0
+
+    @property
     def is_congested(self) -> bool:
         return len(self._output) >= OUTPUT_BYTES
 
