@@ -1,7 +1,8 @@
 """Two domains and no dom0 at all: a disk over virtio-msg, through static shared memory and a static event channel.
 
 Nothing runs but Xen and two kernels. Every digest that `user` reports is compared with what busybox's sha256sum finds
-in the file of `server`. In between either end is killed with -9 under verified writes.
+in the file of `server`. In between either end is killed with -9 under verified writes. At the end both ends map the
+region by UIO, after one that differed was refused.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ kernel = "Image"
 ramdisk = "guest-python.cpio.gz"
 arguments = "{GUEST_ARGUMENTS} role=user"
 files = {{ "/start" = "user.sh" }}
+view = "uio"
 
 [[domain]]
 name = "server"
@@ -42,6 +44,7 @@ kernel = "Image"
 ramdisk = "guest-python.cpio.gz"
 arguments = "{GUEST_ARGUMENTS} role=server"
 files = {{ "/start" = "server.sh" }}
+view = "uio"
 
 [[region]]
 id = "bus"
@@ -67,7 +70,10 @@ USER = f"""\
 #!/bin/sh
 now() {{ cut -d' ' -f1 /proc/uptime; }}
 say() {{ while read -r line; do echo "GUEST: $1 $line"; done; }}
-mark() {{ echo "$1" | xenvirtio msg write disk0 --offset {MARK_OFFSET} --log-level error 2>/dev/null; }}
+mark() {{
+    name=$1; shift
+    echo "$name" | xenvirtio msg write disk0 --offset {MARK_OFFSET} --log-level error "$@" 2>/dev/null
+}}
 verify() {{
     name=$1; shift
     xenvirtio msg verify disk0 --size {SIZE_MIB}M "$@" >/run/$name.out 2>/run/$name.log || tail -n 3 /run/$name.log
@@ -91,6 +97,12 @@ kill -9 $! && echo "GUEST: killed -9 user"
 wait $! 2>/dev/null
 verify user-killed --block 4096 --seed 5
 mark user-killed
+until xenvirtio msg info disk0 --map mem --wait 3 2>&1 | grep -o 'one end maps the region cached' >/run/mixed; do
+    sleep 1
+done
+say mixed </run/mixed
+verify uio --map uio --seed 6
+mark uio --map uio
 """
 
 SERVER = f"""\
@@ -123,13 +135,16 @@ wait_mark backend-killed
 digest backend-killed
 wait_mark user-killed
 digest user-killed
-grep -ci 'error' /run/serve.log | while read -r line; do echo "GUEST: errors $line"; done
 kill $!
 wait $!
 echo "GUEST: serve ended with $?"
+xenvirtio msg serve disk0 --file /disk.img --map uio >>/run/serve.log 2>&1 &
+wait_mark uio
+digest uio
+kill $!
 """
 
-PHASES = ("plain", "small", "backend-killed", "user-killed")
+PHASES = ("plain", "small", "backend-killed", "user-killed", "uio")
 TIMEOUT_S = 400.0
 
 
@@ -154,6 +169,7 @@ def run(stage: MachineStage) -> dict[str, Any]:
     (again,) = re.findall(r"GUEST: probed-again (\d+)", said)
     assert int(again) == 2
     assert "GUEST: serve ended with 0" in said
+    assert "GUEST: mixed one end maps the region cached" in said
     facts["probed_again"] = int(again)
     facts["user_space"] = re.findall(r"GUEST: (?:began|informed|ready) [\d.]+", said)
     facts["info"] = re.findall(r"GUEST: info (.*)", said)
