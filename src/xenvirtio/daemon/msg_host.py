@@ -16,7 +16,6 @@ from xenvirtio.virtio.bounded_log import BoundedLog
 from xenvirtio.virtio.device import Device, QueueConfiguration
 from xenvirtio.virtio.queue_runner import QueueRunner
 from xenvirtio.virtio.registers import PAGE_BYTES, DeviceRegisters
-from xenvirtio.virtio.transports.lifecycle import TRANSPORT_FEATURES
 from xenvirtio.virtio.transports.msg import MsgTransport
 from xenvirtio.virtio.transports.msg_bus import DeviceBus
 from xenvirtio.virtqueue.split import SplitQueue
@@ -53,8 +52,6 @@ class MsgDeviceHost:
             self,
             bus.send_event,
             number=number,
-            # data in the window is copied by nobody, so a driver may have as many segments as it likes
-            transport_features=TRANSPORT_FEATURES,
             name=name,
         )
         bus.add(self.transport)

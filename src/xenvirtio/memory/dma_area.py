@@ -36,16 +36,12 @@ class DmaArea:
                 rest = [(start + length, end)] if end - start > length else []
                 self._free[index : index + 1] = rest
                 self._taken[start] = length
-                self._clear(self._base + start, length)
+                fill(self._base + start, 0, length)
                 return start, self._base + start
         raise ResourceError(
             f"no {length_bytes} bytes left in the DMA area of {self._bounds[1] - self._bounds[0]} bytes; "
             "make the shared region larger, or requests and queues smaller"
         )
-
-    @staticmethod
-    def _clear(address: int, length: int) -> None:
-        fill(address, 0, length)
 
     def release(self, dma_address: int) -> None:
         """Take a piece back by the address that `allocate` returned."""
