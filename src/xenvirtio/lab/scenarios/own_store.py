@@ -158,6 +158,7 @@ def under_kills(machine: Machine, dom0: Dom0) -> dict[str, Any]:
     before = paths(kernel)
     guests = {name: tools.create(GuestConfig(name, memory_mib=64)) for name in ("steady", "second", "third")}
     steady = guests["steady"]
+    kernel_said = steady.run("dmesg").output
     steady.run(f"cat >/tmp/loop <<'END'\n{GUEST_LOOP}END\nsh /tmp/loop >/dev/null 2>&1 &")
     watch = kernel.spawn(f"env XENSTORED_PATH={DEVICE} xenstore-watch /local/lab/seq", "/run/lab/seq.log")
     wait_lines(kernel, "/run/lab/seq.log", 1)
@@ -181,8 +182,7 @@ def under_kills(machine: Machine, dom0: Dom0) -> dict[str, Any]:
     assert steady.run("cat /tmp/bad", check=False).status, steady.run("cat /tmp/bad").output
     assert progress == sorted(set(progress)), f"the guest's own loop stood still: {progress}"
     assert kernel.run(f"xenstore-read /local/domain/{steady.domid}/data/n").status == 0
-    complaints = steady.run("dmesg | grep -i xen | grep -i -e error -e fail -e timeout", check=False).output
-    assert not complaints, complaints
+    assert steady.run("dmesg").output == kernel_said, "the guest's kernel has something to say of it"
     watch.signal("TERM")
     pairs.signal("TERM")
     transactions = len(pairs.output().split())
