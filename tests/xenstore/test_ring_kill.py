@@ -246,3 +246,32 @@ def test_short_lives_one_after_the_other(tmp_path: Path, fuse: Fuse, seed: int) 
     assert story.kills >= 3
     story.check()
     story.close()
+
+
+def test_events_that_waited_for_a_guest_that_does_not_read_make_its_watches_fire(tmp_path: Path) -> None:
+    host = Host(tmp_path / "state")
+    guest, quiet = host.create(), host.create()
+    dom0 = Guest(host.host.domain(DomId(0)))  # type: ignore[arg-type]
+    guest.send(M.WATCH, "data|t|", 1)
+    guest.send(M.WATCH, "other|u|", 2)
+    quiet.send(M.WATCH, "data|t|", 1)
+    host.run()
+    guest.poll()
+    quiet.poll()
+    for number in range(300):
+        dom0.send(M.WRITE, f"/local/domain/1/data/{number}|x", number)
+        host.run(2)
+        dom0.poll()
+    assert len(host.server.connections_of(1)[0].outgoing) > 50
+    host = host.killed()
+    for _ in range(100):
+        host.run(1)
+        guest.poll()
+        quiet.poll()
+    told = guest.texts()[4:]
+    kept = told[:-2]
+    assert kept == [f"*data/{number}|t" for number in range(len(kept))], "what the journal had, each once"
+    assert 100 < len(kept) < 300
+    assert sorted(told[-2:]) == ["*data|t", "*other|u"], "and then every watch once"
+    assert quiet.texts() == ["1:OK", "*data|t"], "who lost nothing is told nothing"
+    host.host.close()
