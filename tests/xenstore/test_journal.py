@@ -300,3 +300,20 @@ def test_a_full_disk_is_told_once_and_made_good_later(tmp_path: Path, monkeypatc
     kept.say("dom0", M.WRITE, "/c|1")
     assert kept.warnings[1:] == [f"{kept.path}: the state is kept again"]
     assert kept.again().say("dom0", M.DIRECTORY, "/|") == "tool|a|b0|b1|b2|c|"
+
+
+def test_the_state_of_another_boot_is_ignored_when_that_matters(tmp_path: Path) -> None:
+    def opened(boot: str | None) -> tuple[Store, list[str]]:
+        store, warnings = Store(), list[str]()
+        file = JournalFile(tmp_path / "state", store.server, clock=lambda: 0.0, warn=warnings.append, boot=boot)
+        seen = store.say("dom0", M.READ, "/a|")
+        store.say("dom0", M.WRITE, "/a|1")
+        file.close()
+        return store, [*warnings, seen]
+
+    assert opened("one")[1] == ["!ENOENT"]
+    assert opened("one")[1] == ["1"]
+    warning, seen = opened("two")[1]
+    assert "earlier boot" in warning
+    assert seen == "!ENOENT"
+    assert opened(None)[1] == ["1"]

@@ -24,6 +24,7 @@ log = logging.getLogger("xenvirtio.store")
 
 XEN_SOCKET = Path("/run/xenstored/socket")
 XEN_STATE = Path("/run/xenvirtio/store.state")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +57,8 @@ def _start(options: argparse.Namespace, stack: ExitStack) -> None:
     server = XenStoreServer(time.monotonic, host=rings, features=features, log=log.info)
     save: Callable[[], None] = lambda: None  # noqa: E731
     if state is not None:
-        journal = JournalFile(state.absolute(), server, clock=time.monotonic, warn=log.warning)
+        boot = BOOT_ID.read_text().strip() if options.xen else None
+        journal = JournalFile(state.absolute(), server, clock=time.monotonic, warn=log.warning, boot=boot)
         stack.callback(journal.close)
         save = journal.save
     service = XenStoreService(server, save=save)

@@ -40,8 +40,12 @@ class JournalFile:
         clock: Callable[[], float],
         warn: Callable[[str], None],
         compact_bytes: int = COMPACT_BYTES,
+        boot: str | None = None,
     ) -> None:
         """Fill the server with what the file holds, and begin to record.
+
+        With `boot`, which names this boot of the machine, a file of another one counts as empty: it speaks of domains
+        that are gone, and whose numbers others may have now.
 
         Raises:
             ConfigurationError: the file is not ours, is damaged, cannot be used, or another process keeps it.
@@ -51,6 +55,7 @@ class JournalFile:
         self._clock = clock
         self._warn = warn
         self._compact_bytes = compact_bytes
+        self._boot = boot
         self._descriptor = -1
         self._size_bytes = self._snapshot_bytes = 0
         self._retry_s: float | None = None
@@ -100,6 +105,9 @@ class JournalFile:
         found = replay(str(self._path), content)
         if found.ignored_bytes:
             self._warn(f"{self._path}: an unfinished record at the end ({found.ignored_bytes} bytes) is ignored")
+        if self._boot is not None and found.state.get("boot") != self._boot:
+            self._warn(f"{self._path}: is of an earlier boot of this machine, and ignored")
+            return
         try:
             restore(self._server, found.state)
         except ConfigurationError as error:
@@ -125,7 +133,7 @@ class JournalFile:
 
     def _write_snapshot(self) -> None:
         fresh = Path(f"{self._path}.new")
-        content = encode_snapshot(dump(self._server))
+        content = encode_snapshot({**dump(self._server), "boot": self._boot})
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _write_all(descriptor, content)
