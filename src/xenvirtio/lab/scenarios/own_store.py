@@ -7,6 +7,7 @@ kernel's ring (XENSTORED_PATH=/dev/xen/xenbus); what a client of the socket sees
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from xenvirtio.lab.scenarios.registry import MachineScenario
 from xenvirtio.lab.toolstack import Guest, GuestConfig, Toolstack
 
 CYCLES = 20
-PAUSE_BETWEEN_KILLS_S = 6.0
+KILL_WITHIN_S = 5.0
+"""About what xl takes to destroy a guest and to create one."""
 PID_FILE = "/run/xenstored.pid"
 STATE = "/run/lab/store.state"
 STORE_LOG = "/run/lab/store.log"
@@ -76,20 +78,34 @@ class ThroughKernel(Dom0):
 
 
 class Killer:
-    """Kills the store again and again, from a thread."""
+    """Kills the store in the middle of what else goes on."""
 
     def __init__(self, dom0: Dom0) -> None:
         self._dom0 = dom0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._chance = random.Random(0)
         self.kills = 0
 
-    def _run(self) -> None:
-        while not self._stop.wait(PAUSE_BETWEEN_KILLS_S):
-            self.kill_once()
+    @contextmanager
+    def kill_meanwhile(self) -> Iterator[None]:
+        """Kill it once, some seconds into the block; at the end of the block its successor serves."""
+        errors: list[BaseException] = []
+        delay_s = self._chance.uniform(0, KILL_WITHIN_S)
 
-    def kill_once(self) -> None:
-        """Kill it, and wait until its successor serves."""
+        def act() -> None:
+            try:
+                time.sleep(delay_s)
+                self._kill()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=act, daemon=True)
+        thread.start()
+        yield
+        thread.join()
+        if errors:
+            raise errors[0]
+
+    def _kill(self) -> None:
         pid = self._dom0.run(f"cat {PID_FILE}").output.strip()
         self._dom0.run(f"kill -9 {pid}")
         self.kills += 1
@@ -97,15 +113,6 @@ class Killer:
         while self._dom0.run(f"cat {PID_FILE}", check=False).output.strip() in ("", pid):
             assert time.monotonic() < deadline, "no successor of the killed store"
             time.sleep(0.1)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            self._thread.join()
 
 
 def run(stage: MachineStage) -> dict[str, Any]:
@@ -172,15 +179,15 @@ def under_kills(dom0: Dom0, on_socket: dict[str, Any]) -> dict[str, Any]:
     pairs = kernel.spawn("python3 /run/lab/pairs.py", "/run/lab/pairs.log")
     killer = Killer(dom0)
     progress = []
-    with killer.at_work():
-        for cycle in range(CYCLES):
+    for cycle in range(CYCLES):
+        with killer.kill_meanwhile():
             one_cycle(tools, guests, cycle)
             kernel.run(f"xenstore-write /local/lab/seq/{cycle} {cycle}")
-            pairs.signal("STOP")
-            pair = kernel.run("xenstore-read /local/lab/pair/a /local/lab/pair/b").output.split()
-            pairs.signal("CONT")
-            assert pair[0] == pair[1], f"half a transaction: {pair}"
-            progress.append(int(steady.run("cat /tmp/n").output))
+        pairs.signal("STOP")
+        pair = kernel.run("xenstore-read /local/lab/pair/a /local/lab/pair/b").output.split()
+        pairs.signal("CONT")
+        assert pair[0] == pair[1], f"half a transaction: {pair}"
+        progress.append(int(steady.run("cat /tmp/n").output))
     assert watch.is_running()
     wait_lines(kernel, "/run/lab/seq.log", CYCLES + 1)
     seen = watch.output().split()
