@@ -71,7 +71,7 @@ def play_all(
 
     try:
         for number, (scenario, mode) in enumerate(sorted(plays, key=_has_machine), 1):
-            if reports and not reports[-1]["clean"]:
+            if reports and not reports[-1]["clean"] and isinstance(scenario, Scenario):
                 progress("the machine is not as it was; booting it again")
                 shared.renew()
             progress(f"[{number}/{len(plays)}] {scenario.name} ({mode.name.lower()}): {scenario.description}")
