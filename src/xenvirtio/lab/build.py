@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -37,6 +38,10 @@ ROOTS = {Dom0Root.FULL: "rootfs", Dom0Root.LIGHT: "light-root"}
 """The step that makes each root."""
 
 
+PATIENCE_S = 0.5
+"""After that long a step is said to be under way."""
+
+
 def build_all(progress: Callable[[str], None]) -> dict[str, Path]:
     """Build all that is missing: `xenvirtio lab build`. Gives the path of each step's artifact by name.
 
@@ -67,13 +72,18 @@ def build_system_files(progress: Callable[[str], None]) -> None:
 def _build(
     steps: Sequence[tuple[str, str, Callable[[], Path]]], progress: Callable[[str], None]
 ) -> dict[str, Path]:
-    """One line of `progress` before each step, and one with its time after."""
+    """One line of `progress` for each step that has something to do, when it begins, and one with its time after."""
     check_host_tools()
     made: dict[str, Path] = {}
     for number, (name, description, build) in enumerate(steps, 1):
-        progress(f"[{number}/{len(steps)}] {description}")
+        # Only building tells whether there is anything to build, and that there is not takes no time.
+        announcement = threading.Timer(PATIENCE_S, progress, [f"[{number}/{len(steps)}] {description}"])
+        announcement.start()
         started = time.monotonic()
-        made[name] = build()
+        try:
+            made[name] = build()
+        finally:
+            announcement.cancel()
         took_s = time.monotonic() - started
         if took_s >= 1:
             progress(f"      done in {took_s:.0f} s")
