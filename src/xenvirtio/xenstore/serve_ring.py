@@ -189,9 +189,14 @@ class RingLink(Link):
         if self._tells_connected:
             self._tells_connected = False
             self._end.connect()
+        former = self._end.consumed
         length = self._end.publish(stream.consumed, stream.unsent)
         stream.sent(length)
         self._sent += length
+        if self._end.consumed != former and self._end.peek(self._seen):
+            # A Linux guest notifies only when all that it had sent was consumed (xb_write in xenbus_comms.c): what came
+            # after our last look and before this announcement is told by nobody.
+            self._wake(self)
         while self._reply_ends and self._reply_ends[0] <= self._sent:
             self._reply_ends.popleft()
         if len(self.connection.outgoing) and len(stream.unsent) < EVENT_BYTES:
