@@ -192,6 +192,16 @@ def test_a_wrong_index_ends_the_connection_until_it_is_asked_for_anew(host: Host
     assert exchange(host, again) == ["9:OK"]
 
 
+def test_a_guest_that_tells_nothing_while_something_is_unread_is_heard(host: Host) -> None:
+    """As Linux: it writes head and body apart, and the second makes no event before the first was taken."""
+    guest = host.create()
+    request = Message(M.WRITE, 5, 0, b"x\0value").encode()
+    for part in (request[:7], request[7:16], request[16:17], request[17:]):
+        guest.end.send(part)
+        host.run(3)
+    assert exchange(host, guest) == ["5:OK"]
+
+
 def test_a_message_too_long_is_a_protocol_error(host: Host) -> None:
     guest = host.create()
     guest.end.send(struct.pack("<IIII", M.WRITE, 1, 0, 4097))

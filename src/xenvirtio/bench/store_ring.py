@@ -52,7 +52,14 @@ def serve_ring(service: XenStoreService, descriptors: RingDescriptors, domid: Do
 
     service.call(
         lambda server: add(
-            RingLink(server, server.connect(domid, privileged=False), end, wake=service.wake, release=release)
+            RingLink(
+                server,
+                server.connect(domid, privileged=False),
+                end,
+                wake=service.wake,
+                again=service.again,
+                release=release,
+            )
         )
     )
 

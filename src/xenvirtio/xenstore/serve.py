@@ -182,6 +182,11 @@ class XenStoreService:
         if link not in self._delayed:
             self._runnable[link] = None
 
+    def again(self, link: Link) -> None:
+        """There are requests of which nobody tells. One that is delayed finds them when it is not any more."""
+        if link not in self._delayed:
+            self._runnable[link] = None
+
     def drop(self, link: Link) -> None:
         """Close a link and its connection."""
         if self._links.pop(link.connection, None) is None:

@@ -43,16 +43,19 @@ class RingLink(Link):
         end: ServerEnd,
         *,
         wake: Callable[[Link], None],
+        again: Callable[[Link], None],
         release: Callable[[], None],
     ) -> None:
         """`connection.stream` says where to go on; None: the ring is to be reset before use.
 
-        `wake` asks for another round of the pump, `release` gives up page and event channel.
+        `wake` asks for another round of the pump, `again` for another turn unless it is delayed, `release` gives up
+        page and event channel.
         """
         super().__init__(connection)
         self._server = server
         self._end = end
         self._wake = wake
+        self._again = again
         self._release = release
         self._decoder = MessageDecoder()
         self._seen = 0
@@ -162,11 +165,13 @@ class RingLink(Link):
             self._server.recorder.ring_moved(self.connection.domid, stream)
 
     def _take_account(self, stream: RingStream) -> None:
-        """Say up to where requests are dealt with: to the end of the last one handled, or to the end of all that is
-        there when the next one is longer than the ring."""
+        """Say up to where requests are dealt with: to the end of the last one handled; of all that is there when the
+        next one is not whole, since a guest tells of more only once it sees everything taken (and it may be longer than
+        the ring)."""
         pending = self._decoder.pending_bytes
         first = (self._seen - pending) & POSITION_MASK
-        if self._decoder.announced_bytes > RING_BYTES:
+        announced = self._decoder.announced_bytes
+        if pending and (not announced or announced > pending):
             stream.consumed = self._seen
         elif distance(stream.consumed, first) <= RING_BYTES:  # not back before what was taken out already
             stream.consumed = first
@@ -189,18 +194,18 @@ class RingLink(Link):
         if self._tells_connected:
             self._tells_connected = False
             self._end.connect()
-        former = self._end.consumed
         length = self._end.publish(stream.consumed, stream.unsent)
         stream.sent(length)
         self._sent += length
-        if self._end.consumed != former and self._end.peek(self._seen):
-            # A Linux guest notifies only when all that it had sent was consumed (xb_write in xenbus_comms.c): what came
-            # after our last look and before this announcement is told by nobody.
-            self._wake(self)
         while self._reply_ends and self._reply_ends[0] <= self._sent:
             self._reply_ends.popleft()
-        if len(self.connection.outgoing) and len(stream.unsent) < EVENT_BYTES:
+        has_events = len(self.connection.outgoing) and len(stream.unsent) < EVENT_BYTES
+        if has_events:
             self._wake(self)
+        # A Linux guest notifies only when all that it had sent was consumed (xb_write in xenbus_comms.c): what came
+        # after our last look and before this announcement is told by nobody.
+        if self._end.has_more(self._seen):
+            self._again(self)
 
     def set_interest(self, *, reads: bool) -> None:
         """An event channel tells of everything, and costs a hostile domain more than us."""

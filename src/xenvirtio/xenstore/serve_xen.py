@@ -187,7 +187,14 @@ class XenRings:
         if domid == CONTROL_DOMID and not (connection.stream and connection.stream.covers(end.announced)):
             # The own kernel was there before us: its ring may be in use, and is taken as it stands.
             connection.stream = RingStream(consumed=end.words[REQUEST_CONSUMER], produced=end.announced)
-        link = RingLink(self._server, connection, end, wake=self._service.wake, release=lambda: self._release(ring))
+        link = RingLink(
+            self._server,
+            connection,
+            end,
+            wake=self._service.wake,
+            again=self._service.again,
+            release=lambda: self._release(ring),
+        )
         self._rings[domid], self._by_port[port], self.links[domid] = ring, ring, link
         if connection.stream is None:
             link.restart()

@@ -27,7 +27,7 @@ class RingStream:
     consumed: int = 0
     """Requests before it are handled, or begin in `partial`."""
     partial: bytes = b""
-    """The beginning of a message longer than the ring, which had to be taken out to let the rest in."""
+    """The beginning of a message, taken out to let the rest in."""
     produced: int = 0
     """Of what is sent, bytes before it are in the ring."""
     unsent: bytearray = field(default_factory=bytearray)
