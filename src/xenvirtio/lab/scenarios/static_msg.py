@@ -17,7 +17,7 @@ from xenvirtio.lab.scenarios.machine_stage import MachineStage
 from xenvirtio.lab.scenarios.registry import MachineScenario
 
 GUEST_ARGUMENTS = "console=ttyAMA0 panic=-1 quiet"
-SIZE_MIB = 2
+SIZE_MIB = 1
 MARK_OFFSET = SIZE_MIB << 20
 """Behind what is verified lies one sector by which `user` tells `server` how far the story is."""
 
@@ -145,7 +145,7 @@ kill $!
 """
 
 PHASES = ("plain", "small", "backend-killed", "user-killed", "uio")
-TIMEOUT_S = 400.0
+TIMEOUT_S = 600.0
 
 
 def run(stage: MachineStage) -> dict[str, Any]:
