@@ -7,7 +7,7 @@ are somewhere else (`serve` for sockets). Checks come in this order: known opera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from xenvirtio.errors import HypervisorError
 from xenvirtio.ids import DomId
@@ -62,8 +62,9 @@ class XenStoreServer:
         self.open_transactions = 0
         self._rate = WriteRate()
         self._with_output: dict[Connection, None] = {}
-        self._undelivered: list[tuple[Connection, list[bytes]]] = []
-        """Events, as payloads, that the request in hand has caused: they follow its reply."""
+        self._undelivered: list[tuple[Connection, Iterable[bytes]]] = []
+        """Events, as payloads, that the request in hand has caused: they follow its reply. Those of watches are made
+        when they are queued: one commit may cause hundreds of megabytes of them, for a client that has no room."""
         self._left_behind: dict[int, LeftBehind] = {}
         for path, entries in _INITIAL_TREE:
             self.tree.put(path, b"", parse_permissions(entries))
@@ -262,7 +263,15 @@ class XenStoreServer:
         return connection.transactions.pop(number)
 
     def commit(self, connection: Connection, transaction: Transaction) -> None:
-        """Commit, already taken out of its connection. Raises RefusedError as `Transaction.commit` does."""
+        """Commit, already taken out of its connection.
+
+        Raises:
+            RefusedError: as `Transaction.commit`; ENOSPC too, when the domain would own more nodes than it may: each
+                of several transactions counted without what the others create.
+        """
+        bound, domid = self.quota_of(connection).nodes, connection.domid
+        if bound and transaction.nodes_gained(domid) > 0 and transaction.nodes_owned(domid) > bound:
+            transaction.poison("ENOSPC")
         self.fire(transaction.commit())
 
     def add_watch(self, connection: Connection, watch: Watch[Connection], *, fires: bool = True) -> None:
@@ -288,7 +297,7 @@ class XenStoreServer:
     def _queue_events(self, groups: Iterable[Group[Connection]], change: Change) -> None:
         for group in groups:
             if _may_see(group.watcher, change.readable_by):
-                self._undelivered.append((group.watcher, [watch.event(change.path) for watch in group.reached()]))
+                self._undelivered.append((group.watcher, _payloads(group.reached(), change.path)))
 
     # -- the life of domains
 
@@ -396,7 +405,7 @@ class XenStoreServer:
             return
         now_s = self._clock()
         for connection, events in self._undelivered:
-            if events and not connection.is_closed and self._has_room(connection):
+            if not connection.is_closed and self._has_room(connection):
                 connection.outgoing.push_events(events, now_s)
                 self._with_output[connection] = None
         self._undelivered.clear()
@@ -409,6 +418,10 @@ _INITIAL_TREE: tuple[tuple[str, tuple[str, ...]], ...] = (
     (INTRODUCE_DOMAIN, ("n0",)),
     (RELEASE_DOMAIN, ("n0", "r32757")),
 )
+
+
+def _payloads(watches: Iterable[Watch[Connection]], path: str) -> Iterator[bytes]:
+    return (watch.event(path) for watch in watches)
 
 
 def _may_see(connection: Connection, lists: Iterable[Permissions]) -> bool:

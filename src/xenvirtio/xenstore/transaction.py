@@ -23,6 +23,9 @@ from xenvirtio.xenstore.wire import RefusedError
 
 _ABSENT = -1
 
+_LISTS_NOW = 2
+"""Of a change's permission lists the first ones are the node's and its parent's own."""
+
 
 class _PrivateNode(Node):
     """A node in a transaction. The children of the original are not copied: a directory may be large."""
@@ -91,14 +94,21 @@ class Transaction:
         self._poison = self._poison or name
 
     def note(self, changes: Iterable[Change]) -> None:
-        """Remember what watches learn at the commit; a later change of the same node replaces an earlier one."""
+        """Remember what watches learn at the commit; a later change of the same node replaces an earlier one. Who may
+        learn of it is who could read before the transaction or can after it: what permissions were in between nobody
+        has seen, and to keep them would let a guest pile them up."""
         for change in changes:
             former = self._changes.pop(change.path, None)
             if former is not None:
-                readable_by = tuple(dict.fromkeys(change.readable_by + former.readable_by))
+                readable_by = tuple(dict.fromkeys(change.readable_by[:_LISTS_NOW] + self._readable_before(change.path)))
                 subtree = change.subtree_watches or former.subtree_watches
                 change = Change(change.path, subtree, readable_by)
             self._changes[change.path] = change
+
+    def _readable_before(self, path: str) -> tuple[Permissions, ...]:
+        places = (path, parent(path))
+        touched = [self._touched.get(place) for place in places if place is not None]
+        return tuple([entry.original.permissions for entry in touched if entry is not None and entry.original])
 
     def find(self, path: str) -> Node | None:
         return self._touch(path).now
@@ -132,7 +142,11 @@ class Transaction:
         self._change_names(path, add=False)
 
     def nodes_owned(self, domid: int) -> int:
-        return self._tree.nodes_owned(domid) + self._owned.get(domid, 0)
+        return self._tree.nodes_owned(domid) + self.nodes_gained(domid)
+
+    def nodes_gained(self, domid: int) -> int:
+        """Return how many more nodes a domain owns in here than outside; negative when they are fewer."""
+        return self._owned.get(domid, 0)
 
     def abort(self) -> None:
         """Let go of everything. The transaction is not used again."""
