@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -183,3 +184,24 @@ def test_an_answer_in_anothers_name_is_ignored(host: EmulatedHost) -> None:
         other = ArgoChannel.open(host.open_hypervisor(DomId(2)), ArgoPort(5), [DOM0])
         with other, pytest.raises(HypervisorError, match="ECONNREFUSED"):
             other.send(b"", impostor, Kind.CHANGED)
+
+
+def test_a_ring_that_xen_cannot_use_does_not_end_the_registry(
+    host: EmulatedHost, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What Xen answers then (EINVAL, ENOMEM) came out of the thread that serves everybody."""
+    with registry_of(host) as registry, directory_of(host, 2) as polite:
+        with ArgoChannel.open(host.open_hypervisor(DomId(1)), ArgoPort(5), [DOM0]) as hostile:
+            send = registry._channel.send
+
+            def refuse(message: bytes, to: ArgoAddress, kind: int = 0) -> bool:
+                if to.domid == 1:
+                    raise HypervisorError("argo_send", errno.EINVAL, domid=to.domid)
+                return send(message, to, kind)
+
+            monkeypatch.setattr(registry._channel, "send", refuse)
+            for number in range(50):
+                hostile.send_wait(wire.encode_hello(number), TO_REGISTRY, Kind.HELLO, timeout_s=20)
+                polite.register("root", "block", {"round": str(number)})  # all listeners are told
+        assert [r.fields for r in polite.find()] == [{"round": "49"}]
+    assert len(caplog.messages) < 10

@@ -19,6 +19,8 @@ from xenvirtio.virtio.transports.msg_datagram import DatagramLink, DmaKind
 from xenvirtio.xen.capabilities import ArgoAddress, Grants, Hypervisor
 
 _NOBODY_THERE = (errno.ECONNREFUSED, errno.ENOTCONN, errno.ENOENT, errno.ESRCH)
+_NO_USABLE_RING = (errno.EMSGSIZE, errno.ENOMEM, errno.EINVAL)
+"""What Xen answers for a ring too small for any message, or that it cannot use: the peer's doing, which may change."""
 
 
 class _ToPeer:
@@ -32,7 +34,7 @@ class _ToPeer:
         try:
             return self._channel.send(data, self._peer)
         except HypervisorError as error:
-            if error.errno in _NOBODY_THERE:
+            if error.errno in (*_NOBODY_THERE, *_NO_USABLE_RING):
                 return False
             raise
 

@@ -248,12 +248,13 @@ class ArgoRegistry:
                     ports.pop(port, None)
 
     def _send(self, data: bytes, to: ArgoAddress, kind: Kind) -> bool:
-        """Send if there is room: one who does not take its answers asks again. False when nobody is there any more."""
+        """Send if there is room: one who does not take its answers asks again. False when nobody is there any more, or
+        Xen refuses for another reason: what a domain makes of its ring must not end the registry for the others."""
         try:
             self._channel.send(data, to, kind)
         except HypervisorError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ESRCH, errno.EMSGSIZE):
-                raise
+                self._nonsense.report(to.domid, f"port {to.port:#x}", str(error))
             return False
         return True
 
