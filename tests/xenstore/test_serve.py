@@ -175,3 +175,23 @@ def test_many_events_go_out_bit_by_bit_and_all_of_them() -> None:
         events = receive(hoarder, 100)
         assert len({event.payload for event in events}) == 100
         assert {event.type for event in events} == {MessageType.WATCH_EVENT}
+
+
+def test_who_reads_late_gets_all_its_events() -> None:
+    """A guest's events come bit by bit; the rest was forgotten once the socket, full before, had taken the first."""
+    ours, theirs = socket.socketpair()
+
+    def write(server: XenStoreServer) -> None:
+        dom0 = server.connect(DomId(0))
+        server.handle(dom0, Message(MessageType.SET_PERMS, 1, 0, b"/tool\0n0\0r5\0"))
+        for number in range(900):
+            server.handle(dom0, Message(MessageType.WRITE, 1, 0, b"/tool/%d%s\0" % (number, b"x" * 1900)))
+        server.disconnect(dom0)
+
+    with XenStoreService() as service, ours:
+        service.attach(theirs, DomId(5), privileged=False)
+        ours.sendall(Message(MessageType.WATCH, 1, 0, b"/tool\0t\0").encode())
+        receive(ours, 2)  # it watches
+        service.call(write)
+        time.sleep(0.2)  # until the socket is full
+        assert len(receive(ours, 900)) >= 900

@@ -156,6 +156,8 @@ class XenStoreService:
             if events & WRITABLE:
                 link.flush()
                 self._set_interest(link)
+                if link.wants_another_round:
+                    self._touched[link] = None  # nobody tells of it: all that was sent has been taken
             if events & READABLE:
                 if not link.receive():
                     self.drop(link)
