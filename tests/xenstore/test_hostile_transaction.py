@@ -10,6 +10,7 @@ from tests.xenstore.helpers import Store
 from xenvirtio.xenstore.permissions import parse_permissions
 from xenvirtio.xenstore.transaction import Transaction
 from xenvirtio.xenstore.tree import Tree, change_of
+from xenvirtio.xenstore.watch import Watch, WatchIndex
 from xenvirtio.xenstore.wire import MessageType as M
 
 NODES = 1000
@@ -88,3 +89,31 @@ def test_a_commit_makes_no_more_events_than_have_room(store: Store) -> None:
         tracemalloc.stop()
     assert len(store.events("dom3")) > 128, "those that have room come"
     assert peak_bytes < 20 << 20
+
+
+def test_small_events_are_counted_with_what_they_cost(store: Store) -> None:
+    """A commit queued 126,000 of them for one domain: 34 MB, and most of a second."""
+    for index in range(128):
+        store.ask("dom3", M.WATCH, f"data|{index}|")
+    store.events("dom3")
+    number = begin(store)
+    for index in range(990):
+        store.ask("dom3", M.MKDIR, f"data/{index}|", number)
+    store.ask("dom3", M.TRANSACTION_END, "T|", number)
+    assert 1000 < len(store.events("dom3")) < 25_000
+
+
+def test_a_deep_path_is_cut_only_where_somebody_watches() -> None:
+    index: WatchIndex[str] = WatchIndex()
+    watches = [Watch("w", path, path.encode(), b"t") for path in ("/", "/a", "/a/a/a", "/a/a/a/a", "/b/b/b", "@x")]
+    for watch in watches:
+        index.add(watch)
+    found = [(group.distance, [watch.path for watch in group.watches]) for group in index.groups_at("/a" * 1000)]
+    assert found == [(996, ["/a/a/a/a"]), (997, ["/a/a/a"]), (999, ["/a"]), (1000, ["/"])]
+    assert len(list(index._watched("/a" * 1000))) < 10
+    assert [group.distance for group in index.groups_at("@x/y")] == [1]
+    assert [group.distance for group in index.groups_at("/")] == [0]
+    for watch in watches:
+        index.remove(watch)
+    assert not index.groups_at("/a" * 1000)
+    assert not index._lengths

@@ -19,6 +19,10 @@ WATCH_BYTES = 64
 """What a watch costs of the memory quota besides its path and token."""
 
 
+MESSAGE_BYTES = 128
+"""What a waiting message costs of it besides its payload: an event may be a few bytes, and there may be many."""
+
+
 class OutgoingQueue:
     """Replies and events in the order they arose.
 
@@ -71,10 +75,10 @@ class OutgoingQueue:
 
     def _push(self, key: bytes | int, message: Message, now_s: float) -> None:
         self._waiting[key] = message, now_s
-        self.queued_bytes += len(message.payload)
+        self.queued_bytes += MESSAGE_BYTES + len(message.payload)
 
     def _account(self, message: Message) -> None:
-        self.queued_bytes -= len(message.payload)
+        self.queued_bytes -= MESSAGE_BYTES + len(message.payload)
         if message.type != _WATCH_EVENT:
             self.replies -= 1
 

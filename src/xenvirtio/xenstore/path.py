@@ -71,15 +71,3 @@ def leaf(path: str) -> str:
 def join(directory: str, name: str) -> str:
     """Return the path of a child."""
     return f"/{name}" if directory == "/" else f"{directory}/{name}"
-
-
-def ancestry(path: str) -> list[str]:
-    """Return the path itself, then each directory above it up to `/` (special names: up to the `@` name)."""
-    found = [path]
-    end = path.rfind("/")
-    while end > 0:
-        found.append(path[:end])
-        end = path.rfind("/", 0, end)
-    if path != "/" and not is_special(path):
-        found.append("/")
-    return found

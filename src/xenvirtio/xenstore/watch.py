@@ -5,12 +5,13 @@ Where several connections watch one path, each is a step; one that may not see t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Generic, TypeVar
 
-from xenvirtio.xenstore.path import ancestry
+from xenvirtio.xenstore.path import is_special
 from xenvirtio.xenstore.wire import join_strings
 
 Watcher = TypeVar("Watcher")
@@ -52,8 +53,13 @@ class WatchIndex(Generic[Watcher]):
 
     def __init__(self) -> None:
         self._by_path: dict[str, dict[Watcher, dict[Watch[Watcher], None]]] = {}
+        self._lengths: Counter[int] = Counter()
+        """Of the watched paths. A path of a thousand levels is cut only where somebody may watch: or a guest that
+        writes to all of them in one transaction holds everybody up for seconds."""
 
     def add(self, watch: Watch[Watcher]) -> None:
+        if watch.path not in self._by_path:
+            self._lengths[len(watch.path)] += 1
         self._by_path.setdefault(watch.path, {}).setdefault(watch.watcher, {})[watch] = None
 
     def remove(self, watch: Watch[Watcher]) -> None:
@@ -64,17 +70,31 @@ class WatchIndex(Generic[Watcher]):
             del here[watch.watcher]
             if not here:
                 del self._by_path[watch.path]
+                self._lengths[len(watch.path)] -= 1
+                if not self._lengths[len(watch.path)]:
+                    del self._lengths[len(watch.path)]
 
     def groups_at(self, path: str, *, subtree: bool = True) -> list[Group[Watcher]]:
         """Return who may have to be told of a change of a node: those who watch its path and, with `subtree`, a
         directory of it. `Group.reached` are those of its watches that are not too shallow."""
-        places = ancestry(path) if subtree else [path]
+        places = self._watched(path) if subtree else [(0, path)]
         return [
             Group(watcher, watches, distance)
-            for distance, place in enumerate(places)
+            for distance, place in places
             if place in self._by_path
             for watcher, watches in self._by_path[place].items()
         ]
+
+    def _watched(self, path: str) -> Iterator[tuple[int, str]]:
+        """The path and the directories above it that may be watched, each with how far above it is."""
+        yield 0, path
+        distance, end = 1, path.rfind("/")
+        while end > 0:
+            if end in self._lengths:
+                yield distance, path[:end]
+            distance, end = distance + 1, path.rfind("/", 0, end)
+        if path != "/" and not is_special(path):
+            yield distance, "/"
 
     def special_events(self, name: str, domid: int) -> Iterable[tuple[Watch[Watcher], bytes]]:
         """Return who learns that a domain came or went, and the payload of the event of each.
