@@ -117,7 +117,7 @@ def replay(where: str, content: bytes) -> Replay:
                 _APPLY[name](state, *arguments)
             end = following
             records += 1
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise ConfigurationError(where, f"record {records} is damaged ({error!r})", _CUT.format(end)) from error
     if _has_record_after(content, end):
         raise ConfigurationError(where, f"damaged at byte {end}, with good records after it", _CUT.format(end))
@@ -244,7 +244,7 @@ def _record_at(content: bytes, start: int) -> tuple[Any, int]:
         return None, end + 1
     try:
         return json.loads(body), end + 1
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, end + 1
 
 

@@ -134,7 +134,8 @@ class JournalFile:
     def _write_snapshot(self) -> None:
         fresh = Path(f"{self._path}.new")
         content = encode_snapshot({**dump(self._server), "boot": self._boot})
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(fresh, flags | os.O_NOFOLLOW, 0o600)  # a link put there must not cost another file
         try:
             _write_all(descriptor, content)
             os.replace(fresh, self._path)

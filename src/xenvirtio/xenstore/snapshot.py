@@ -78,7 +78,7 @@ def restore(server: XenStoreServer, state: Mapping[str, Any]) -> None:
     try:
         _restore_nodes(server, state)
         _restore_domains(server, state)
-    except (KeyError, TypeError, ValueError, AttributeError, RefusedError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RefusedError) as error:
         raise ConfigurationError("XenStore state", f"damaged ({error!r})", "start with an empty store") from error
 
 
