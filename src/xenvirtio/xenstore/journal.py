@@ -131,7 +131,7 @@ class _State:
     """A dumped state that changes can be applied to."""
 
     def __init__(self, dumped: dict[str, Any]) -> None:
-        self._rest = dumped
+        self._rest = {**dumped, "generation": int(dumped["generation"])}
         self._nodes: dict[str, Any] = {path: [path, *rest] for path, *rest in dumped["nodes"]}
         self._domains: dict[int, Any] = {entry["domid"]: entry for entry in dumped["domains"]}
         self._clients: dict[str, _Client] = {
