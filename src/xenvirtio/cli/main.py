@@ -18,6 +18,10 @@ COMMANDS = ("serve", "control", "store", "static", "msg", "argo", "metadata", "d
 """Modules of `xenvirtio.cli`, each with `add_parser(subparsers)`; loaded only when their command is used."""
 
 
+EXTRAS = {"pexpect": "lab", "qemu": "lab", "libfdt": "static"}
+"""Optional modules, and the extra of this package that brings each."""
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *unused: object) -> None:
         from xenvirtio._engine_choice import describe_engine
@@ -51,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except XenvirtioError as error:
         print(f"xenvirtio: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"xenvirtio: {options.command} needs the Python module {error.name}; pip install 'xenvirtio[{extra}]'",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         return 130

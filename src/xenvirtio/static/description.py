@@ -14,8 +14,8 @@ from enum import Enum
 from xenvirtio.static.host import Host
 from xenvirtio.static.plan import Transport
 from xenvirtio.static.span import Span
-from xenvirtio.static.xen_version import XenVersion
 from xenvirtio.virtio.device import DeviceType
+from xenvirtio.xen.capabilities import XenVersion
 
 DOM0 = "dom0"
 """Name of the first domain, in every place that takes a domain's name."""

@@ -27,9 +27,10 @@ from xenvirtio.static.description import (
 from xenvirtio.static.host import PLATFORM_MEMORY_BYTES, PLATFORMS, Host, HostDevice, known_host
 from xenvirtio.static.plan import ARGO_PORT_MAX, DOMID_MAX, SPI_FIRST, SPI_LAST, Transport
 from xenvirtio.static.span import Span
-from xenvirtio.static.xen_version import OLDEST, XenVersion, parse_xen_version
+from xenvirtio.static.xen_version import OLDEST, parse_xen_version
 from xenvirtio.toml_table import Check, Table, between, load_toml, one_of, parse_address, parse_toml
 from xenvirtio.virtio.device import DeviceType
+from xenvirtio.xen.capabilities import XenVersion
 
 TABLES_MAX = {"domain": 64, "region": 128, "channel": 512, "device": 256}
 """Beyond what Xen takes (32 modules, 32 regions), so that checking ends in bounded time whatever the file holds."""

@@ -162,6 +162,9 @@ def load_plan(path: Path = DEFAULT_PLAN) -> Plan:
     Raises:
         ConfigurationError: unreadable, or a key or value that is not allowed.
     """
+    if not path.exists():
+        remedy = "`xenvirtio static build` writes one for each domain; put this domain's here, or give --plan FILE"
+        raise ConfigurationError(str(path), "there is no such plan", remedy)
     return _plan(load_toml(path))
 
 

@@ -7,20 +7,9 @@ xen/common/device-tree/, read on the stable branches.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class XenVersion:
-    """A release, for example 4.20."""
-
-    major: int
-    minor: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
-
+from xenvirtio.xen.capabilities import XenVersion
 
 OLDEST = XenVersion(4, 17)
 """The first with everything that a pair of static ends needs: static memory, shared memory, event channels."""

@@ -1,0 +1,32 @@
+"""What the command says, in one line, when something that it needs is not installed or not there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from xenvirtio.cli.main import main
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in [name for name in sys.modules if name.startswith("xenvirtio.lab")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "pexpect", None)
+    assert main(["lab", "shell"]) == 1
+    assert capsys.readouterr().err == "xenvirtio: lab needs the Python module pexpect; pip install 'xenvirtio[lab]'\n"
+
+
+def test_a_module_of_our_own_that_is_missing_is_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "xenvirtio.cli.doctor", None)
+    with pytest.raises(ModuleNotFoundError):
+        main(["doctor"])
+
+
+def test_absent_plan_says_who_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["msg", "info", "disk0", "--plan", str(tmp_path / "plan.toml")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"xenvirtio: {tmp_path / 'plan.toml'}: there is no such plan; ")
+    assert "static build" in error
+    assert error.count("\n") == 1
