@@ -144,6 +144,32 @@ def test_errors_of_check_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("gic", "size", "told"),
+    [
+        ("arm,gic-v3", "0xc0000000", []),
+        (
+            "arm,gic-v3",
+            "0x1000000",
+            ["RAM 0x40000000-0xffffffff is not all in the tree, which has 0x40000000-0x40ffffff"],
+        ),
+        ("arm,gic-400", "0xc0000000", ["GICv3 here and GICv2 in the tree"]),
+    ],
+)
+def test_the_tree_of_another_machine_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], gic: str, size: str, told: list[str]
+) -> None:
+    assert build(tmp_path) == 0
+    capsys.readouterr()
+    source = tmp_path / "in/other.dts"
+    text = (tmp_path / "in/host.dts").read_text().replace("0 0xc0000000>", f"0 {size}>")
+    registers = f'compatible = "{gic}"; reg = <0 0x8000000 0 0x10000>, <0 0x80a0000 0 0xf60000>; interrupt-controller;'
+    source.write_text(text.replace("interrupt-controller;", registers))
+    assert build(tmp_path, "--host-tree", str(source)) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "other.dts: " in line and "warning" in line]
+    assert [line.partition("other.dts: ")[2].partition(";")[0] for line in lines] == told
+
+
 def test_modules_that_run_into_shared_memory_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Known only when the files have been read."""
     description = DESCRIPTION.replace('xen = "4.22"', 'xen = "4.22"\nmodules_from = 0xbfe00000')

@@ -13,9 +13,12 @@ from xenvirtio.cli.static_check import print_finding, summary
 from xenvirtio.cli.static_host import host_reader
 from xenvirtio.cli.static_output import Inputs, Output, assemble
 from xenvirtio.errors import ConfigurationError, ResourceError
+from xenvirtio.resources.device_tree import TreeReader, read_host_source
 from xenvirtio.static.check import Finding, Severity, check
+from xenvirtio.static.check.host import check_host_tree
 from xenvirtio.static.description import Description
 from xenvirtio.static.description_loader import load_description
+from xenvirtio.static.host_tree import host_of_tree
 from xenvirtio.static.resolve import resolve
 from xenvirtio.static.span import Span
 from xenvirtio.static.system import System
@@ -34,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     inputs = Inputs(description.source, options.files or [options.file.parent])
     host_tree = _host_tree(options, description, inputs)
     _see_that_it_may_be_replaced(options.output, options.force, [options.file, host_tree, *(options.files or [])])
+    _compare_with_tree(description, host_tree, shown)
     output = assemble(system, inputs, host_tree, print)
     if not _passes(system, {module.file: module.span for module in output.modules}, shown):
         return _stopped(system, shown)
@@ -63,6 +67,18 @@ def _passes(system: System, modules: Mapping[str, Span], shown: set[Finding]) ->
             print_finding(finding, system.description.source)
             shown.add(finding)
     return not any(finding.severity is Severity.ERROR for finding in findings)
+
+
+def _compare_with_tree(description: Description, path: Path, shown: set[Finding]) -> None:
+    """Print where the tree is not of the described machine. One that says too little is taken as it is."""
+    _, blob = read_host_source(path)
+    try:
+        tree = host_of_tree(TreeReader(blob, str(path)), str(path))
+    except ConfigurationError:
+        return
+    for finding in check_host_tree(description.host, tree):
+        print_finding(finding, description.source)
+        shown.add(finding)
 
 
 def _stopped(system: System, shown: set[Finding]) -> int:
