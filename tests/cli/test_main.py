@@ -30,3 +30,15 @@ def test_absent_plan_says_who_writes_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert error.startswith(f"xenvirtio: {tmp_path / 'plan.toml'}: there is no such plan; ")
     assert "static build" in error
     assert error.count("\n") == 1
+
+
+def test_unreadable_plan_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert main(["msg", "info", "disk0", "--plan", str(tmp_path / "plan.toml")]) == 2
+    assert "plan.toml: Permission denied; give the path of a readable file" in capsys.readouterr().err

@@ -162,10 +162,14 @@ def load_plan(path: Path = DEFAULT_PLAN) -> Plan:
     Raises:
         ConfigurationError: unreadable, or a key or value that is not allowed.
     """
-    if not path.exists():
+    try:
+        table = load_toml(path)
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
         remedy = "`xenvirtio static build` writes one for each domain; put this domain's here, or give --plan FILE"
-        raise ConfigurationError(str(path), "there is no such plan", remedy)
-    return _plan(load_toml(path))
+        raise ConfigurationError(str(path), "there is no such plan", remedy) from error
+    return _plan(table)
 
 
 def parse_plan(text: str, source: str = "plan.toml") -> Plan:
