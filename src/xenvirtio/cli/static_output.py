@@ -92,7 +92,7 @@ def assemble(system: System, inputs: Inputs, host_tree: Path, progress: Progress
     output.add_text("backends.toml", backends.backends_file(system, DOM0, SERVED_TYPES.values()))
     output.add_text("imagebuilder.cfg", imagebuilder.configuration(system, output.modules, MACHINE_TREE))
     output.add_text(imagebuilder.EXTRA_COMMANDS, imagebuilder.extra_commands(system, output.modules))
-    output.add_text("xenvirtio.inc", yocto.include_file(system, output.modules))
+    output.add_text("xenvirtio.inc", yocto.include_file(system, output.modules, MACHINE_TREE))
     output.add_text(README, readme(system, output.files))
     return output
 

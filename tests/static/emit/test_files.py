@@ -109,11 +109,18 @@ def test_boot_toml_names_each_domains_modules() -> None:
 
 def test_yocto_takes_the_folder_and_every_file() -> None:
     of = system()
-    text = include_file(of, modules(of))
+    text = include_file(of, modules(of), "machine.dtb")
     assert 'XENVIRTIO_DIR ?= "${DEPLOY_DIR_IMAGE}/xenvirtio"' in text
     for module in modules(of):
         assert f"    ${{XENVIRTIO_DIR}}/{module.file} \\\n" in text
     assert text.count("modules/Image ") == 1
+
+
+def test_yocto_takes_the_tree_that_uboot_loads_unless_it_is_another() -> None:
+    of = system()
+    own = system(DESCRIPTION.replace("[[domain]]", '[imagebuilder]\ndevice_tree = "board.dtb"\n[[domain]]', 1))
+    assert "    ${XENVIRTIO_DIR}/machine.dtb \\\n" in include_file(of, modules(of), "machine.dtb")
+    assert "machine.dtb" not in include_file(own, modules(own), "machine.dtb")
 
 
 @pytest.mark.parametrize("value", ['a"b', "a\\", "`id`", "${@os.system('id')}"])
@@ -121,4 +128,4 @@ def test_a_folder_that_would_end_its_value_is_refused(value: str) -> None:
     description = parse_description(DESCRIPTION)
     of = resolve(replace(description, yocto=replace(description.yocto, deploy_dir=value)))
     with pytest.raises(ConfigurationError, match="deploy_dir"):
-        include_file(of, modules(of))
+        include_file(of, modules(of), "machine.dtb")

@@ -19,14 +19,14 @@ XENVIRTIO_DIR ?= "{deploy_dir}/xenvirtio"
 XEN_CONFIG_SKIP = "1"
 XEN_CONFIG = "${{XENVIRTIO_DIR}}/imagebuilder.cfg"
 
-# What the boot partition must hold beside Xen.
+# What the boot partition must hold beside Xen and ImageBuilder's script.
 XENVIRTIO_FILES = " \\
 {files}"
 """
 
 
-def include_file(system: System, modules: Sequence[Module]) -> str:
-    """The file's text.
+def include_file(system: System, modules: Sequence[Module], machine_tree: str) -> str:
+    """The file's text. `machine_tree` is what U-Boot loads, unless the description names a tree of its own for it.
 
     Raises:
         ConfigurationError: yocto.deploy_dir has a character that would end the value it is written into.
@@ -35,7 +35,8 @@ def include_file(system: System, modules: Sequence[Module]) -> str:
     if set('"\\`') & set(deploy_dir) or "${@" in deploy_dir:
         place = f"{system.description.source}: yocto: deploy_dir"
         raise ConfigurationError(place, f"found {deploy_dir!r}", 'allowed: no ", \\, ` or ${@')
-    files = dict.fromkeys(module.file for module in modules)
+    trees = [] if system.description.imagebuilder.device_tree else [machine_tree]
+    files = dict.fromkeys([*trees, *(module.file for module in modules)])
     return _TEXT.format(
         generation=system.generation,
         deploy_dir=deploy_dir,
