@@ -12,13 +12,16 @@ from xenvirtio.daemon.configuration import load_configuration
 from xenvirtio.daemon.msg_plan import find_bus, message_buses
 from xenvirtio.daemon.msg_service import BusService
 from xenvirtio.devices.block.device import BlockDevice
-from xenvirtio.errors import ConfigurationError
+from xenvirtio.errors import ConfigurationError, XenvirtioError
 from xenvirtio.resources.file import open_disk
 from xenvirtio.static.plan import Plan, PlannedDevice, Role
 from xenvirtio.virtio.device import Device, DeviceType
 from xenvirtio.xen.capabilities import Hypervisor
 
 log = logging.getLogger("xenvirtio.msg")
+
+LOOK_S = 1.0
+"""How often it is looked whether a bus is left to serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,15 @@ class MessageServer:
             raise
 
     def run(self) -> None:
-        """Serve until `stop`."""
+        """Serve until `stop`, or until no bus is left: one whose carrier fails ends alone.
+
+        Raises:
+            XenvirtioError: what ended the first bus that did not last.
+        """
         for service in self._services:
             service.start()
         log.info("ready")
-        while not self._stopped.wait(1.0) and all(service.is_running for service in self._services):
+        while not self._stopped.wait(LOOK_S) and any(service.is_running for service in self._services):
             pass
         self._close()
         log.info("ended")
@@ -126,5 +133,11 @@ class MessageServer:
         self._stopped.set()
 
     def _close(self) -> None:
+        problem: XenvirtioError | None = None
         while self._services:
-            self._services.pop().close()
+            try:
+                self._services.pop(0).close()
+            except XenvirtioError as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
