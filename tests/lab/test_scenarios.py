@@ -46,6 +46,14 @@ def test_every_scenario_has_a_row_in_the_docs() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match="filesystem"):
         select(["nothing"])
+    with pytest.raises(UsageError, match="no scenario 'nothing'"):
+        select([], ["nothing"])
+
+
+def test_some_can_be_left_out() -> None:
+    every = [scenario.name for scenario in all_scenarios()]
+    assert [scenario.name for scenario in select([], ["doctor"])] == [name for name in every if name != "doctor"]
+    assert [scenario.name for scenario in select(["doctor", "grow"], ["doctor"])] == ["grow"]
 
 
 def test_checksums_are_read_as_sha256sum_writes_them() -> None:

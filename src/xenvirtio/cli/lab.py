@@ -116,6 +116,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     test.add_argument("--list", action="store_true", help="list the scenarios and end")
     test.add_argument("--only", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    test.add_argument("--skip", action="append", default=[], metavar="NAME", help="not this one; may be repeated")
     _add_xen_source(test)
     test.add_argument("--mode", choices=("foreign", "grant"), help="only this memory mode (default: all that apply)")
     _add_format(test)
@@ -284,7 +285,7 @@ def _test(arguments: argparse.Namespace) -> int:
     from xenvirtio.lab.scenarios.registry import MachineScenario, select
     from xenvirtio.lab.scenarios.theatre import SharedMachine, play_all
 
-    chosen = select(arguments.only)
+    chosen = select(arguments.only, arguments.skip)
     if arguments.list:
         for scenario in chosen:
             modes = ", ".join(mode.name.lower() for mode in scenario.modes)

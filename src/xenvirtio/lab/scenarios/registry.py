@@ -54,17 +54,17 @@ def all_scenarios() -> list[AnyScenario]:
     return found
 
 
-def select(only: Sequence[str]) -> list[AnyScenario]:
-    """The scenarios of these names, all without names.
+def select(only: Sequence[str], skip: Sequence[str] = ()) -> list[AnyScenario]:
+    """The scenarios of these names, all without names; but none of `skip`.
 
     Raises:
         UsageError: there is none of that name.
     """
     known = {scenario.name: scenario for scenario in all_scenarios()}
-    for name in only:
+    for name in (*only, *skip):
         if name not in known:
             raise UsageError(f"no scenario {name!r}; there are: {', '.join(known) or 'none yet'}")
-    return [known[name] for name in only] if only else list(known.values())
+    return [known[name] for name in only or known if name not in skip]
 
 
 def play(scenario: Scenario, stage: Stage) -> dict[str, Any]:
