@@ -25,6 +25,11 @@ def guest(tmp_path: Path) -> Iterator[str]:
         yield str(host.create_domain(memory_bytes=4096).domid)
 
 
+def hear_interrupts() -> None:
+    """A shell that runs the tests in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
@@ -32,7 +37,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start_one(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "xenvirtio", "argo", *arguments, "--emulated", str(tmp_path)]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=hear_interrupts,
         )
         started.append(process)
         return process

@@ -44,11 +44,18 @@ class StoreProcess:
     def start(self) -> None:
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
+        while not self._is_ready():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        """The socket answers before the process has told its number, and a killed one leaves its own."""
+        assert self.process is not None
         with socket.socket(socket.AF_UNIX) as probe:
-            while probe.connect_ex(str(self.socket)):
-                assert self.process.poll() is None, self.process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            if probe.connect_ex(str(self.socket)):
+                return False
+        return self.pid_file.exists() and self.pid_file.read_text().strip() == str(self.process.pid)
 
     def end(self, number: int) -> str:
         assert self.process is not None
