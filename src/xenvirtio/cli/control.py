@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from xenvirtio import __version__
@@ -17,6 +13,7 @@ from xenvirtio.control.introducer import CONTROL_DOMID, Introducer, OnStop
 from xenvirtio.control.keeper import Keeper
 from xenvirtio.daemon.configuration import load_configuration
 from xenvirtio.daemon.logs import set_up_logging
+from xenvirtio.daemon.one_process import only_one
 from xenvirtio.errors import ConfigurationError, ResourceError
 from xenvirtio.static.plan import DEFAULT_PLAN, Plan, load_plan
 from xenvirtio.xen.capabilities import Hypervisor
@@ -111,7 +108,8 @@ def run(options: argparse.Namespace) -> int:
         with _client(options) as store:
             introducer = Introducer(control, hypervisor.open_foreign_memory, store, plan, on_stop=OnStop.KEEP)
             return _once(introducer, store)
-    with _only_one(options.state), _client(options) as store:
+    # two controls would introduce every domain twice
+    with only_one(options.state, "xenvirtio control", "choose another --state"), _client(options) as store:
         introducer = Introducer(
             control, hypervisor.open_foreign_memory, store, plan, on_stop=OnStop(options.on_stop)
         )
@@ -186,26 +184,3 @@ def _once(introducer: Introducer, store: XenStoreClient) -> int:
     facts = {"introduced": len(outcome.introduced), "failed": len(outcome.failed), "gone": len(outcome.gone)}
     log.info("done", extra=facts)
     return 1 if outcome.failed else 0
-
-
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Hold the state directory; two controls would introduce every domain twice.
-
-    Raises:
-        ConfigurationError: it cannot be used, or another process holds it.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(str(directory), error.strerror or str(error), "choose another --state") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigurationError(str(directory), "another xenvirtio control is running here") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
-import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -17,9 +15,10 @@ from xenvirtio._engine_choice import describe_engine
 from xenvirtio.channels.xenbus_device import KernelStore
 from xenvirtio.daemon.configuration import Configuration, load_configuration
 from xenvirtio.daemon.logs import set_up_logging
+from xenvirtio.daemon.one_process import only_one
 from xenvirtio.daemon.plan_store import PlanStore
 from xenvirtio.daemon.supervisor import Supervisor
-from xenvirtio.errors import ConfigurationError, ResourceError
+from xenvirtio.errors import ResourceError
 from xenvirtio.ids import DomId
 from xenvirtio.static.plan import Plan, load_plan
 from xenvirtio.xen.capabilities import Hypervisor
@@ -94,7 +93,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.configuration or 'defaults'}: fine, {len(configuration.devices)} device entries")
         return 0
     _allow_many_descriptors()
-    with _only_one(configuration.daemon.state_dir):
+    # two backends answering one guest's accesses would corrupt both
+    with only_one(configuration.daemon.state_dir, "xenvirtio serve", "set [daemon] state_dir"):
         log.info("starting", extra={"version": __version__, "engine": describe_engine()})
         with _connect(options.emulated, plan) as (hypervisor, store):
             if plan is None:
@@ -166,26 +166,3 @@ def _fail_without_store() -> None:
     except StoreNotReadyError as error:
         if error.state is KernelStore.ABSENT:
             raise
-
-
-@contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
-    """Hold the state directory: two backends answering one guest's accesses would corrupt both.
-
-    Raises:
-        ConfigurationError: it cannot be used, or another process holds it.
-    """
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(str(state_dir), error.strerror or str(error), "set [daemon] state_dir") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise ConfigurationError(str(state_dir), "another xenvirtio serve is running here") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
